@@ -1,0 +1,314 @@
+#include "shim.h"
+
+#include "dhcp_etcd/src/bridge.rs.h"
+
+#include <asiolink/io_address.h>
+#include <cc/data.h>
+#include <dhcp/iface_mgr.h>
+#include <dhcp/pkt4.h>
+#include <dhcp/pkt6.h>
+#include <dhcpsrv/lease.h>
+#include <dhcpsrv/lease_mgr_factory.h>
+#include <log/log_dbglevels.h>
+#include <log/logger.h>
+#include <log/macros.h>
+#include <log/message_dictionary.h>
+#include <process/daemon.h>
+#include <stats/stats_mgr.h>
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+using isc::asiolink::IOAddress;
+using isc::data::ConstElementPtr;
+using isc::dhcp::IfaceMgr;
+using isc::dhcp::Lease;
+using isc::dhcp::Lease4CollectionPtr;
+using isc::dhcp::Lease4Ptr;
+using isc::dhcp::Lease6CollectionPtr;
+using isc::dhcp::Lease6Ptr;
+using isc::dhcp::LeaseMgrFactory;
+using isc::dhcp::Pkt4Ptr;
+using isc::dhcp::Pkt6Ptr;
+
+static_assert(DHCP_ETCD_TYPE_NA == static_cast<int>(Lease::TYPE_NA), "lease type");
+static_assert(DHCP_ETCD_TYPE_TA == static_cast<int>(Lease::TYPE_TA), "lease type");
+static_assert(DHCP_ETCD_TYPE_PD == static_cast<int>(Lease::TYPE_PD), "lease type");
+static_assert(DHCP_ETCD_TYPE_V4 == static_cast<int>(Lease::TYPE_V4), "lease type");
+static_assert(DHCP_ETCD_INFINITE_LIFETIME == Lease::INFINITY_LFT, "infinite lifetime");
+
+namespace dhcp_etcd {
+
+namespace {
+
+isc::log::Logger logger("etcd-hooks");
+
+dhcp_etcd_bytes bytes_of(const std::vector<uint8_t>& bytes) {
+    return {bytes.data(), bytes.size()};
+}
+
+dhcp_etcd_bytes bytes_of(const std::string& text) {
+    return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+std::array<uint8_t, 16> address_bytes(const IOAddress& address) {
+    std::array<uint8_t, 16> all{};
+    const std::vector<uint8_t> bytes = address.toBytes();
+    std::copy(bytes.begin(), bytes.end(), all.begin());
+    return all;
+}
+
+// Shows a lease to `see`; the row points into the lease and into locals, so it is valid only during that call.
+template <typename See>
+void show(const Lease& lease, const std::vector<uint8_t>& client, dhcp_etcd_lease row, See&& see) {
+    const auto address = address_bytes(lease.addr_);
+    std::copy(address.begin(), address.end(), row.address);
+    std::string user_context;
+    if (lease.getContext()) {
+        user_context = lease.getContext()->str();
+    }
+    row.fqdn_fwd = lease.fqdn_fwd_ ? 1 : 0;
+    row.fqdn_rev = lease.fqdn_rev_ ? 1 : 0;
+    row.state = lease.state_;
+    row.subnet_id = lease.subnet_id_;
+    row.valid_lft = lease.valid_lft_;
+    row.cltt = lease.cltt_;
+    if (lease.hwaddr_) {
+        row.hwaddr = bytes_of(lease.hwaddr_->hwaddr_);
+    }
+    row.client = bytes_of(client);
+    row.hostname = bytes_of(lease.hostname_);
+    row.user_context = bytes_of(user_context);
+    see(row);
+}
+
+template <typename See>
+void show(const Lease4Ptr& lease, See&& see) {
+    dhcp_etcd_lease row{};
+    row.type = DHCP_ETCD_TYPE_V4;
+    show(*lease, lease->getClientIdVector(), row, see);
+}
+
+template <typename See>
+void show(const Lease6Ptr& lease, See&& see) {
+    dhcp_etcd_lease row{};
+    row.type = static_cast<uint8_t>(lease->type_);
+    row.prefix_len = lease->prefixlen_;
+    row.iaid = lease->iaid_;
+    row.preferred_lft = lease->preferred_lft_;
+    show(*lease, lease->getDuidVector(), row, see);
+}
+
+// An eventfd in the set that Kea's main loop waits on. Made once and never closed: a thread may be about to write to it
+// while the library is unloaded, and its number must not be somebody else's then.
+std::atomic<int> wake_fd{-1};
+
+} // namespace
+
+std::int32_t hooks_version() {
+    return KEA_HOOKS_VERSION;
+}
+
+void check_states() {
+    // Kea defines these numbers in its library, not in its headers, so this is the earliest that they can be compared.
+    if (Lease::STATE_DEFAULT != DHCP_ETCD_STATE_ASSIGNED || Lease::STATE_DECLINED != DHCP_ETCD_STATE_DECLINED ||
+        Lease::STATE_EXPIRED_RECLAIMED != DHCP_ETCD_STATE_EXPIRED_RECLAIMED) {
+        throw std::logic_error("this Kea numbers the states of leases in another way than include/dhcp_etcd.h");
+    }
+}
+
+rust::String process_name() {
+    return isc::process::Daemon::getProcName();
+}
+
+rust::String parameters(LibraryHandle& handle) {
+    const ConstElementPtr all = handle.getParameters();
+    return all ? all->str() : std::string("{}");
+}
+
+void read_lease4(std::uint32_t address, LeaseReader& reader) {
+    const Lease4Ptr lease = LeaseMgrFactory::instance().getLease4(IOAddress(address));
+    if (lease) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type, LeaseReader& reader) {
+    const IOAddress wanted = IOAddress::fromBytes(AF_INET6, address.data());
+    const auto first = static_cast<Lease::Type>(type);
+    Lease6Ptr lease = LeaseMgrFactory::instance().getLease6(first, wanted);
+    for (const Lease::Type other : {Lease::TYPE_NA, Lease::TYPE_PD, Lease::TYPE_TA}) {
+        if (!lease && other != first) {
+            lease = LeaseMgrFactory::instance().getLease6(other, wanted);
+        }
+    }
+    if (lease) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+bool lease_database_open() {
+    return LeaseMgrFactory::haveInstance();
+}
+
+void listen_main_loop() {
+    if (wake_fd.load() < 0) {
+        const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (fd < 0) {
+            throw std::system_error(errno, std::generic_category(), "eventfd");
+        }
+        wake_fd.store(fd);
+    }
+    IfaceMgr::instance().addExternalSocket(wake_fd.load(), [](int fd) {
+        // Drained before the work: what is marked meanwhile wakes the loop again. A readable descriptor would
+        // otherwise keep Kea from reading packets.
+        uint64_t wakes = 0;
+        while (read(fd, &wakes, sizeof wakes) == sizeof wakes) {
+        }
+        main_loop_turn();
+    });
+}
+
+void leave_main_loop() {
+    const int fd = wake_fd.load();
+    if (fd >= 0) {
+        IfaceMgr::instance().deleteExternalSocket(fd);
+    }
+}
+
+void wake_main_loop() {
+    const int fd = wake_fd.load();
+    if (fd >= 0) {
+        const uint64_t one = 1;
+        // A full counter means that the loop is awake already.
+        [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
+    }
+}
+
+bool fake_allocation(CalloutHandle& handle) {
+    bool fake = false;
+    handle.getArgument("fake_allocation", fake);
+    return fake;
+}
+
+void show_lease4(CalloutHandle& handle, LeaseReader& reader) {
+    Lease4Ptr lease;
+    handle.getArgument("lease4", lease);
+    if (lease) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+void show_lease6(CalloutHandle& handle, LeaseReader& reader) {
+    Lease6Ptr lease;
+    handle.getArgument("lease6", lease);
+    if (lease) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+void show_exchange4(CalloutHandle& handle, Exchange& exchange) {
+    Lease4CollectionPtr deleted, assigned;
+    handle.getArgument("deleted_leases4", deleted);
+    handle.getArgument("leases4", assigned);
+    if (deleted) {
+        for (const auto& lease : *deleted) {
+            show(lease, [&](const dhcp_etcd_lease& row) { exchange.deleted(row); });
+        }
+    }
+    if (assigned && !assigned->empty()) {
+        Pkt4Ptr query;
+        handle.getArgument("query4", query);
+        for (const auto& lease : *assigned) {
+            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
+        }
+    }
+}
+
+void show_exchange6(CalloutHandle& handle, Exchange& exchange) {
+    Lease6CollectionPtr deleted, assigned;
+    handle.getArgument("deleted_leases6", deleted);
+    handle.getArgument("leases6", assigned);
+    if (deleted) {
+        for (const auto& lease : *deleted) {
+            show(lease, [&](const dhcp_etcd_lease& row) { exchange.deleted(row); });
+        }
+    }
+    if (assigned && !assigned->empty()) {
+        Pkt6Ptr query;
+        handle.getArgument("query6", query);
+        // The relay next to the client comes last; like Kea, take the first one from there that names a link.
+        std::array<uint8_t, 16> link{};
+        for (auto relay = query->relay_info_.rbegin(); relay != query->relay_info_.rend(); ++relay) {
+            if (!relay->linkaddr_.isV6Zero()) {
+                link = address_bytes(relay->linkaddr_);
+                break;
+            }
+        }
+        for (const auto& lease : *assigned) {
+            exchange.assigned6(address_bytes(lease->addr_), static_cast<uint8_t>(lease->type_), link);
+        }
+    }
+}
+
+rust::String command_name(CalloutHandle& handle) {
+    std::string name;
+    handle.getArgument("name", name);
+    return name;
+}
+
+rust::String command_arguments(CalloutHandle& handle) {
+    ConstElementPtr arguments;
+    handle.getArgument("arguments", arguments);
+    return arguments ? arguments->str() : std::string("null");
+}
+
+void add_message(rust::Str id) {
+    // The dictionary outlives an unload: a message of an earlier load stays.
+    isc::log::MessageDictionary::globalDictionary()->add(std::string(id), "%1");
+}
+
+void log_line(std::uint32_t severity, rust::Str id, rust::Str text) {
+    const std::string name(id);
+    const std::string line(text);
+    switch (severity) {
+    case DHCP_ETCD_LOG_ERROR:
+        LOG_ERROR(logger, name.c_str()).arg(line);
+        break;
+    case DHCP_ETCD_LOG_WARN:
+        LOG_WARN(logger, name.c_str()).arg(line);
+        break;
+    case DHCP_ETCD_LOG_INFO:
+        LOG_INFO(logger, name.c_str()).arg(line);
+        break;
+    case DHCP_ETCD_LOG_DEBUG:
+        LOG_DEBUG(logger, isc::log::DBGLVL_TRACE_BASIC, name.c_str()).arg(line);
+        break;
+    default:
+        LOG_DEBUG(logger, isc::log::DBGLVL_TRACE_DETAIL_DATA, name.c_str()).arg(line);
+        break;
+    }
+}
+
+std::uint32_t log_verbosity() {
+    if (logger.isDebugEnabled(isc::log::DBGLVL_TRACE_DETAIL_DATA)) {
+        return DHCP_ETCD_LOG_TRACE;
+    }
+    return logger.isDebugEnabled(isc::log::DBGLVL_TRACE_BASIC) ? DHCP_ETCD_LOG_DEBUG : DHCP_ETCD_LOG_INFO;
+}
+
+void set_statistic(rust::Str name, std::int64_t value) {
+    isc::stats::StatsMgr::instance().setValue(std::string(name), value);
+}
+
+} // namespace dhcp_etcd
