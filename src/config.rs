@@ -1,0 +1,236 @@
+//! The library's parameters: reading, defaults, ranges. No I/O but asking for the host's name.
+
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::Uri;
+use serde_json::{Map, Value};
+
+/// The parameters as they hold for one load of the library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// etcd members, `http://host:port` each; at least one.
+    pub endpoints: Vec<String>,
+    /// Root of every key; begins with a slash, does not end with one.
+    pub prefix: String,
+    /// Who writes the records.
+    pub server_name: String,
+    /// For opening a connection.
+    pub connect_timeout: Duration,
+    /// For one request.
+    pub request_timeout: Duration,
+    /// Changed addresses that may wait to be written.
+    pub queue_size: usize,
+    /// How long unloading may wait for what is still unwritten.
+    pub flush_timeout: Duration,
+}
+
+/// A parameter that cannot be accepted: which one, what was found, what is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    parameter: String,
+    found: String,
+    accepted: String,
+}
+
+impl Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "parameter '{}': found {}, accepted is {}", self.parameter, self.found, self.accepted)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Every parameter's name.
+const NAMES: [&str; 7] =
+    ["endpoints", "prefix", "server-name", "connect-timeout", "request-timeout", "queue-size", "flush-timeout"];
+
+/// Milliseconds that a time-out may have.
+const TIMEOUT: RangeInclusive<u64> = 10..=600_000;
+
+impl Config {
+    /// Reads the `parameters` of `hooks-libraries`, JSON text as Kea gives it.
+    ///
+    /// # Errors
+    /// The first parameter that is unknown, of a wrong type or out of range.
+    pub fn parse(parameters: &str) -> Result<Self, ConfigError> {
+        let accepted = "a map of parameters";
+        let value: Value = serde_json::from_str(parameters)
+            .map_err(|error| fault("parameters", format!("no JSON ({error})"), accepted))?;
+        let Value::Object(map) = value else { return Err(fault("parameters", value, accepted)) };
+        if let Some(unknown) = map.keys().find(|name| !NAMES.contains(&name.as_str())) {
+            return Err(fault(unknown, "an unknown name", format!("one of {}", NAMES.join(", "))));
+        }
+        Ok(Self {
+            endpoints: endpoints(&map)?,
+            prefix: prefix(&map)?,
+            server_name: server_name(&map)?,
+            connect_timeout: milliseconds(&map, "connect-timeout", 2000, TIMEOUT)?,
+            request_timeout: milliseconds(&map, "request-timeout", 5000, TIMEOUT)?,
+            queue_size: usize::try_from(number(&map, "queue-size", 65_536, 1..=16_777_216, "addresses")?)
+                .unwrap_or(usize::MAX),
+            flush_timeout: milliseconds(&map, "flush-timeout", 3000, 0..=600_000)?,
+        })
+    }
+}
+
+fn fault(parameter: &str, found: impl Display, accepted: impl Display) -> ConfigError {
+    ConfigError { parameter: parameter.into(), found: found.to_string(), accepted: accepted.to_string() }
+}
+
+fn string<'a>(map: &'a Map<String, Value>, name: &str, accepted: &str) -> Result<Option<&'a str>, ConfigError> {
+    match map.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(fault(name, other, accepted)),
+    }
+}
+
+fn number(
+    map: &Map<String, Value>,
+    name: &str,
+    default: u64,
+    range: RangeInclusive<u64>,
+    unit: &str,
+) -> Result<u64, ConfigError> {
+    let Some(value) = map.get(name) else { return Ok(default) };
+    value.as_u64().filter(|number| range.contains(number)).ok_or_else(|| {
+        fault(name, value, format!("a whole number of {unit} from {} to {}", range.start(), range.end()))
+    })
+}
+
+fn milliseconds(
+    map: &Map<String, Value>,
+    name: &str,
+    default: u64,
+    range: RangeInclusive<u64>,
+) -> Result<Duration, ConfigError> {
+    number(map, name, default, range, "milliseconds").map(Duration::from_millis)
+}
+
+fn endpoints(map: &Map<String, Value>) -> Result<Vec<String>, ConfigError> {
+    const NAME: &str = "endpoints";
+    const ACCEPTED: &str = "a list of at least one URL, each http://host:port";
+    let Some(value) = map.get(NAME) else { return Ok(vec!["http://127.0.0.1:2379".into()]) };
+    let list = value.as_array().filter(|list| !list.is_empty()).ok_or_else(|| fault(NAME, value, ACCEPTED))?;
+    list.iter()
+        .map(|value| {
+            let text = value.as_str().ok_or_else(|| fault(NAME, value, ACCEPTED))?;
+            let uri: Uri = text.parse().map_err(|error| fault(NAME, format!("{value} ({error})"), ACCEPTED))?;
+            let plain = uri.scheme_str() == Some("http")
+                && uri.port_u16().is_some_and(|port| port != 0)
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && uri.path() == "/"
+                && uri.query().is_none();
+            if plain { Ok(text.trim_end_matches('/').to_owned()) } else { Err(fault(NAME, value, ACCEPTED)) }
+        })
+        .collect()
+}
+
+fn prefix(map: &Map<String, Value>) -> Result<String, ConfigError> {
+    const ACCEPTED: &str = "printable ASCII text that begins with '/', has no empty part and no '/' at its end";
+    let Some(text) = string(map, "prefix", ACCEPTED)? else { return Ok("/nnoe/dhcp".into()) };
+    let parts_are_whole = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|part| !part.is_empty()));
+    if parts_are_whole && text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 1024 {
+        Ok(text.to_owned())
+    } else {
+        Err(fault("prefix", Value::from(text), ACCEPTED))
+    }
+}
+
+fn server_name(map: &Map<String, Value>) -> Result<String, ConfigError> {
+    const ACCEPTED: &str = "1 to 255 printable ASCII characters without '/' (default: the host's name)";
+    let name = match string(map, "server-name", ACCEPTED)? {
+        Some(name) => name.to_owned(),
+        None => hostname::get()
+            .map_err(|error| fault("server-name", format!("none, and no host name either ({error})"), ACCEPTED))?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
+        Ok(name)
+    } else {
+        Err(fault("server-name", Value::from(name), ACCEPTED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn without_parameters_the_documented_defaults_hold() {
+        let config = Config::parse("{}").unwrap();
+        assert_eq!(config.endpoints, ["http://127.0.0.1:2379"]);
+        assert_eq!(config.prefix, "/nnoe/dhcp");
+        assert_eq!(config.connect_timeout, Duration::from_secs(2));
+        assert_eq!(config.request_timeout, Duration::from_secs(5));
+        assert_eq!(config.queue_size, 65_536);
+        assert_eq!(config.flush_timeout, Duration::from_secs(3));
+        assert!(!config.server_name.is_empty());
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        let config = Config::parse(
+            r#"{"endpoints":["http://10.0.0.1:2379","http://[::1]:2379/"],"prefix":"/a/b","server-name":"s1",
+               "connect-timeout":100,"request-timeout":200,"queue-size":3,"flush-timeout":0}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            config,
+            Config {
+                endpoints: vec!["http://10.0.0.1:2379".into(), "http://[::1]:2379".into()],
+                prefix: "/a/b".into(),
+                server_name: "s1".into(),
+                connect_timeout: Duration::from_millis(100),
+                request_timeout: Duration::from_millis(200),
+                queue_size: 3,
+                flush_timeout: Duration::ZERO,
+            }
+        );
+    }
+
+    #[test]
+    fn a_bad_parameter_is_named_with_what_was_found_and_what_is_accepted() {
+        for (parameters, name, found) in [
+            (r#"{"endpoint":[]}"#, "endpoint", "an unknown name"),
+            (r#"{"expire-keys":true}"#, "expire-keys", "an unknown name"),
+            (r#"{"endpoints":[]}"#, "endpoints", "[]"),
+            (r#"{"endpoints":"http://a:1"}"#, "endpoints", r#""http://a:1""#),
+            (r#"{"endpoints":[7]}"#, "endpoints", "7"),
+            (r#"{"endpoints":["https://a:1"]}"#, "endpoints", r#""https://a:1""#),
+            (r#"{"endpoints":["http://a"]}"#, "endpoints", r#""http://a""#),
+            (r#"{"endpoints":["http://a:0"]}"#, "endpoints", r#""http://a:0""#),
+            (r#"{"endpoints":["http://u:p@a:1"]}"#, "endpoints", r#""http://u:p@a:1""#),
+            (r#"{"endpoints":["http://a:1/x"]}"#, "endpoints", r#""http://a:1/x""#),
+            (r#"{"endpoints":["a b"]}"#, "endpoints", r#""a b""#),
+            (r#"{"prefix":"nnoe"}"#, "prefix", r#""nnoe""#),
+            (r#"{"prefix":"/nnoe/"}"#, "prefix", r#""/nnoe/""#),
+            (r#"{"prefix":"/a b"}"#, "prefix", r#""/a b""#),
+            (r#"{"prefix":5}"#, "prefix", "5"),
+            (r#"{"server-name":""}"#, "server-name", r#""""#),
+            (r#"{"server-name":"a/b"}"#, "server-name", r#""a/b""#),
+            (r#"{"connect-timeout":9}"#, "connect-timeout", "9"),
+            (r#"{"request-timeout":"5s"}"#, "request-timeout", r#""5s""#),
+            (r#"{"queue-size":0}"#, "queue-size", "0"),
+            (r#"{"queue-size":1.5}"#, "queue-size", "1.5"),
+            (r#"{"flush-timeout":-1}"#, "flush-timeout", "-1"),
+            ("[]", "parameters", "[]"),
+        ] {
+            let message = Config::parse(parameters).expect_err(parameters).to_string();
+            assert!(message.starts_with(&format!("parameter '{name}': found {found}")), "{parameters}: {message}");
+            assert!(message.contains("accepted is "), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(parameters in "\\PC{0,80}") {
+            let _ = Config::parse(&parameters);
+        }
+    }
+}

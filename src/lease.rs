@@ -1,0 +1,207 @@
+//! A lease as Kea's lease database holds it, and a change of one on its way to etcd. No I/O.
+
+use std::net::IpAddr;
+
+/// A valid or preferred lifetime that never ends (Kea `Lease::INFINITY_LFT`, RFC 8415 section 7.7).
+pub const INFINITE_LIFETIME: u32 = 0xffff_ffff;
+
+/// `state` of a lease that a client holds (Kea `Lease::STATE_DEFAULT`).
+pub const STATE_ASSIGNED: u32 = 0;
+/// `state` of an address that a client found in use (Kea `Lease::STATE_DECLINED`).
+pub const STATE_DECLINED: u32 = 1;
+/// `state` of a row that Kea keeps for a while after reclamation (Kea `Lease::STATE_EXPIRED_RECLAIMED`).
+pub const STATE_EXPIRED_RECLAIMED: u32 = 2;
+/// `state` of a row that Kea 3.0 keeps after a release (Kea `Lease::STATE_RELEASED`).
+pub const STATE_RELEASED: u32 = 3;
+
+/// Which of DHCPv6's identity associations a lease belongs to (RFC 8415 section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseType {
+    /// A non-temporary address.
+    Na,
+    /// A temporary address.
+    Ta,
+    /// A delegated prefix.
+    Pd,
+}
+
+impl LeaseType {
+    /// The name in records and in Kea's commands.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Na => "IA_NA",
+            Self::Ta => "IA_TA",
+            Self::Pd => "IA_PD",
+        }
+    }
+
+    /// The type that Kea's commands call `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Na, Self::Ta, Self::Pd].into_iter().find(|known| known.name() == name)
+    }
+}
+
+/// What only one of the two protocols knows of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// DHCPv4 (RFC 2131).
+    V4 {
+        /// The client identifier (option 61); empty when the client sent none.
+        client_id: Box<[u8]>,
+    },
+    /// DHCPv6 (RFC 8415).
+    V6 {
+        /// The kind of lease.
+        lease_type: LeaseType,
+        /// 128, or the length of the delegated prefix.
+        prefix_len: u8,
+        /// The client's DUID.
+        duid: Box<[u8]>,
+        /// The identity association.
+        iaid: u32,
+        /// Seconds, or [`INFINITE_LIFETIME`].
+        preferred_lft: u32,
+    },
+}
+
+/// One row of the lease database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The address, or the base address of a delegated prefix.
+    pub address: IpAddr,
+    /// Kea's number for the state.
+    pub state: u32,
+    /// The hardware address; empty when Kea holds none.
+    pub hwaddr: Box<[u8]>,
+    /// What only DHCPv4 or DHCPv6 knows.
+    pub protocol: Protocol,
+    /// The host name, in whatever bytes Kea holds; empty when there is none.
+    pub hostname: Box<[u8]>,
+    /// Whether DNS was updated forward.
+    pub fqdn_fwd: bool,
+    /// Whether DNS was updated in reverse.
+    pub fqdn_rev: bool,
+    /// The subnet.
+    pub subnet_id: u32,
+    /// Client's last transaction time, seconds since the epoch.
+    pub cltt: i64,
+    /// Seconds, or [`INFINITE_LIFETIME`].
+    pub valid_lft: u32,
+    /// JSON text; empty when there is none.
+    pub user_context: Box<str>,
+}
+
+impl Lease {
+    /// Whether the row means that somebody holds the address. Rows that Kea keeps after reclamation or release do not.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !matches!(self.state, STATE_EXPIRED_RECLAIMED | STATE_RELEASED)
+    }
+
+    /// When the lease ends, in seconds since the epoch; `None` when it never does.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<i64> {
+        (self.valid_lft != INFINITE_LIFETIME).then(|| self.cltt + i64::from(self.valid_lft))
+    }
+
+    /// Who holds the lease.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        match &self.protocol {
+            Protocol::V4 { client_id } => Owner { hwaddr: self.hwaddr.clone(), client: client_id.clone(), iaid: None },
+            Protocol::V6 { duid, iaid, .. } => {
+                Owner { hwaddr: self.hwaddr.clone(), client: duid.clone(), iaid: Some(*iaid) }
+            }
+        }
+    }
+}
+
+/// Who a lease belongs to: the client identifier or hardware address of DHCPv4, DUID and IAID of DHCPv6.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The hardware address; may be empty.
+    pub hwaddr: Box<[u8]>,
+    /// Client identifier or DUID; may be empty for DHCPv4.
+    pub client: Box<[u8]>,
+    /// The identity association; `None` for DHCPv4.
+    pub iaid: Option<u32>,
+}
+
+/// What last changed a lease, as the record tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Newly assigned.
+    Offer,
+    /// Renewed by its holder.
+    Renew,
+    /// Rebound by its holder (DHCPv6).
+    Rebind,
+    /// A client found the address in use.
+    Decline,
+    /// The probation of a declined address ended.
+    Recover,
+    /// Added by a command.
+    Add,
+    /// Changed by a command.
+    Update,
+}
+
+impl Operation {
+    /// The value of the record's field `operation`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Offer => "offer",
+            Self::Renew => "renew",
+            Self::Rebind => "rebind",
+            Self::Decline => "decline",
+            Self::Recover => "recover",
+            Self::Add => "add",
+            Self::Update => "update",
+        }
+    }
+}
+
+/// What the lease database held of an address when it was read again after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// A lease that somebody holds, or a declined one.
+    Held {
+        /// The lease.
+        lease: Lease,
+        /// What changed it.
+        operation: Operation,
+        /// The first relay's address, when the client's message was relayed.
+        relay: Option<IpAddr>,
+    },
+    /// No lease.
+    Gone {
+        /// Whose lease went, where the callout told.
+        owner: Option<Owner>,
+    },
+}
+
+/// A change on its way to etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When Kea made it, seconds since the epoch.
+    pub timestamp: i64,
+    /// What the lease database holds since.
+    pub row: Row,
+}
+
+impl Change {
+    /// An upper estimate of the record's length in bytes.
+    #[must_use]
+    pub fn estimated_bytes(&self) -> usize {
+        // Names, numbers and identifiers of a record stay well below this; hex takes three characters a byte, an
+        // escaped character six.
+        const FIXED: usize = 1024;
+        match &self.row {
+            Row::Held { lease, .. } => FIXED + 6 * lease.hostname.len() + 2 * lease.user_context.len(),
+            Row::Gone { .. } => 64,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Identifiers of the lines in Kea's log. A tracing event carries one as its target; events of other crates have other
+//! targets and stay out of the log.
+
+macro_rules! messages {
+    ($($(#[doc = $doc:literal])+ $name:ident = $id:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: &str = $id;)+
+
+        /// Every identifier with its meaning, in the order of this file.
+        pub const ALL: &[(&str, &str)] = &[$(($id, concat!($($doc),+))),+];
+    };
+}
+
+messages! {
+    /// The library is loaded; tells version, endpoints, prefix and server name. Nothing is sent before Kea serves.
+    LOADED = "ETCD_LOADED";
+    /// A parameter is unknown, of a wrong type or out of range; Kea does not start. Correct the parameter that the line names.
+    BAD_PARAMETER = "ETCD_BAD_PARAMETER";
+    /// The library cannot run in this process, for the reason given. It belongs into kea-dhcp4 or kea-dhcp6 of the version that it was built for.
+    LOAD_FAILED = "ETCD_LOAD_FAILED";
+    /// The server is configured; mirroring begins or goes on.
+    CONFIGURED = "ETCD_CONFIGURED";
+    /// An etcd member answers; changes are written to it. Printed when the connection comes up or moves to another member.
+    CONNECTED = "ETCD_CONNECTED";
+    /// No etcd member answers; changes are kept, newest per address, and tried again with growing pauses. DHCP goes on. Check etcd and the network to it.
+    UNREACHABLE = "ETCD_UNREACHABLE";
+    /// A request failed on a member that answered until now; the next member is tried.
+    MEMBER_FAILED = "ETCD_MEMBER_FAILED";
+    /// etcd is out of space (alarm NOSPACE) and takes no writes. Compact, defragment and `etcdctl alarm disarm`; changes are kept meanwhile.
+    NO_SPACE = "ETCD_NO_SPACE";
+    /// etcd denies access to the prefix. Give the role `readwrite` on it; changes are kept meanwhile.
+    DENIED = "ETCD_DENIED";
+    /// etcd does not take the record of one address, for the reason given; it is left out until the lease changes again.
+    RECORD_REFUSED = "ETCD_RECORD_REFUSED";
+    /// More addresses changed than `queue-size` while etcd took no writes; changes are lost to etcd until these leases change again. Printed once for each outage, with the number at its end.
+    QUEUE_OVERFLOW = "ETCD_QUEUE_OVERFLOW";
+    /// A command changed leases without naming their addresses; their records stay as they are until the leases change again.
+    UNNAMED_CHANGES = "ETCD_UNNAMED_CHANGES";
+    /// The lease database could not be read for an address, for the reason given; its record stays as it is until the lease changes again.
+    READ_FAILED = "ETCD_READ_FAILED";
+    /// Unloaded with everything written, or with what is left unwritten; what is left is written by the next load in the same process.
+    UNLOADED = "ETCD_UNLOADED";
+    /// The worker did not end in time and is left behind; please report this.
+    WORKER_STUCK = "ETCD_WORKER_STUCK";
+    /// An error in the library was caught; Kea goes on. Please report the line.
+    BUG = "ETCD_BUG";
+    /// One record was written or removed (debug level 40).
+    LEASE = "ETCD_LEASE";
+    /// A condition failed because somebody else wrote the key (debug level 40); tells how many operations were tried again and how many gave way.
+    CONFLICT = "ETCD_CONFLICT";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn the_readme_documents_every_message_and_no_other() {
+        let readme = include_str!("../README.md");
+        for (id, meaning) in ALL {
+            let row = format!("| `{id}` | {} |", meaning.trim());
+            assert!(readme.contains(&row), "the README lacks the row\n{row}");
+        }
+        let rows = readme.lines().filter(|line| line.starts_with("| `ETCD_")).count();
+        assert_eq!(rows, ALL.len());
+    }
+}

@@ -1,0 +1,313 @@
+//! The JSON record of a lease, the key that it stands under, and what is read back from one. No I/O.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lease::{Lease, Operation, Owner, Protocol};
+
+/// Where a server's records stand: `<prefix>/leases/`.
+#[derive(Clone, Debug)]
+pub struct LeaseKeys {
+    base: String,
+}
+
+impl LeaseKeys {
+    /// The keys below `prefix`, which has no slash at its end.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self { base: format!("{prefix}/leases/") }
+    }
+
+    /// What every key begins with.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The key of an address: its canonical text (RFC 5952 for IPv6) after the base.
+    #[must_use]
+    pub fn of(&self, address: IpAddr) -> String {
+        format!("{}{address}", self.base)
+    }
+}
+
+/// The record in the order that its readers rely on: `ip` first, `operation` second.
+#[derive(Serialize)]
+struct Record<'a> {
+    ip: IpAddr,
+    operation: &'static str,
+    state: u32,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    lease_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix_len: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hwaddr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iaid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    fqdn_fwd: bool,
+    fqdn_rev: bool,
+    subnet_id: u32,
+    cltt: i64,
+    valid_lft: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preferred_lft: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_context: Option<Value>,
+    timestamp: i64,
+    server: &'a str,
+}
+
+/// The record of `lease` as compact JSON. `timestamp` is when Kea made the change, seconds since the epoch; `server`
+/// is the writer's `server-name`.
+///
+/// # Panics
+/// Never: every field has a JSON form.
+#[must_use]
+pub fn to_json(lease: &Lease, operation: Operation, relay: Option<IpAddr>, timestamp: i64, server: &str) -> Vec<u8> {
+    let mut record = Record {
+        ip: lease.address,
+        operation: operation.name(),
+        state: lease.state,
+        lease_type: None,
+        prefix_len: None,
+        hwaddr: hex(&lease.hwaddr),
+        client_id: None,
+        duid: None,
+        iaid: None,
+        hostname: (!lease.hostname.is_empty()).then(|| text(&lease.hostname)),
+        fqdn_fwd: lease.fqdn_fwd,
+        fqdn_rev: lease.fqdn_rev,
+        subnet_id: lease.subnet_id,
+        cltt: lease.cltt,
+        valid_lft: lease.valid_lft,
+        preferred_lft: None,
+        expires_at: lease.expires_at(),
+        relay_ip: relay,
+        user_context: (!lease.user_context.is_empty()).then(|| {
+            // Kea gives JSON; should it ever not be, its text is kept rather than lost.
+            serde_json::from_str(&lease.user_context).unwrap_or_else(|_| Value::from(&*lease.user_context))
+        }),
+        timestamp,
+        server,
+    };
+    match &lease.protocol {
+        Protocol::V4 { client_id } => record.client_id = hex(client_id),
+        Protocol::V6 { lease_type, prefix_len, duid, iaid, preferred_lft } => {
+            record.lease_type = Some(lease_type.name());
+            record.prefix_len = Some(*prefix_len);
+            record.duid = hex(duid);
+            record.iaid = Some(*iaid);
+            record.preferred_lft = Some(*preferred_lft);
+        }
+    }
+    serde_json::to_vec(&record).expect("a record has a JSON form")
+}
+
+/// Colon-separated lower-case hex, as Kea spells identifiers; `None` for no bytes.
+fn hex(bytes: &[u8]) -> Option<String> {
+    use std::fmt::Write;
+    let (first, rest) = bytes.split_first()?;
+    let mut text = String::with_capacity(bytes.len() * 3);
+    let _ = write!(text, "{first:02x}");
+    for byte in rest {
+        let _ = write!(text, ":{byte:02x}");
+    }
+    Some(text)
+}
+
+/// A host name's bytes as text: UTF-8 as it is, other bytes one character each (ISO 8859-1), so that none is lost.
+/// Kea's own JSON does the latter for every byte above 0x7e (`StringElement::toJSON`).
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
+    }
+}
+
+/// The little of a record that decides whether another change may replace it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Summary {
+    /// Who wrote it.
+    pub server: String,
+    /// Client's last transaction time, seconds since the epoch.
+    pub cltt: i64,
+    /// When Kea made the change, seconds since the epoch.
+    pub timestamp: i64,
+    /// When the lease ends; absent for an infinite lifetime.
+    pub expires_at: Option<i64>,
+    #[serde(default)]
+    hwaddr: String,
+    #[serde(default)]
+    client_id: String,
+    #[serde(default)]
+    duid: String,
+    iaid: Option<u32>,
+}
+
+impl Summary {
+    /// Reads a value from etcd; `None` when it is no record of ours, whoever wrote it.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+
+    /// Whether the record's lease belongs to `owner`. DHCPv4 tells clients apart by the client identifier where both
+    /// have one, else by the hardware address (RFC 2131 section 4.2); DHCPv6 by DUID and IAID (RFC 8415 section 12).
+    #[must_use]
+    pub fn belongs_to(&self, owner: &Owner) -> bool {
+        let client = hex(&owner.client).unwrap_or_default();
+        if owner.iaid.is_some() {
+            return self.iaid == owner.iaid && self.duid == client;
+        }
+        if client.is_empty() || self.client_id.is_empty() {
+            return !self.hwaddr.is_empty() && Some(&self.hwaddr) == hex(&owner.hwaddr).as_ref();
+        }
+        self.client_id == client
+    }
+}
+
+/// A relay's address as the record tells it: `None` for a message that came straight from the client.
+#[must_use]
+pub fn relay(address: IpAddr) -> Option<IpAddr> {
+    (!address.is_unspecified()).then_some(address)
+}
+
+/// The address that 32 bits in host order stand for, as Kea counts them.
+#[must_use]
+pub fn v4(bits: u32) -> IpAddr {
+    Ipv4Addr::from_bits(bits).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{INFINITE_LIFETIME, LeaseType};
+    use proptest::prelude::*;
+
+    fn v4_lease() -> Lease {
+        Lease {
+            address: "192.0.2.10".parse().unwrap(),
+            state: 0,
+            hwaddr: [0xaa, 0xbb, 0xcc, 0, 1, 2].into(),
+            protocol: Protocol::V4 { client_id: [1, 0xaa].into() },
+            hostname: b"printer.example".as_slice().into(),
+            fqdn_fwd: false,
+            fqdn_rev: true,
+            subnet_id: 7,
+            cltt: 1_700_000_000,
+            valid_lft: 3600,
+            user_context: "".into(),
+        }
+    }
+
+    fn json(lease: &Lease, relay: Option<IpAddr>) -> String {
+        String::from_utf8(to_json(lease, Operation::Offer, relay, 1_700_000_001, "dhcp-a")).unwrap()
+    }
+
+    #[test]
+    fn a_v4_record_has_its_fields_in_the_documented_order() {
+        assert_eq!(
+            json(&v4_lease(), Some("192.0.2.1".parse().unwrap())),
+            r#"{"ip":"192.0.2.10","operation":"offer","state":0,"hwaddr":"aa:bb:cc:00:01:02","client_id":"01:aa","hostname":"printer.example","fqdn_fwd":false,"fqdn_rev":true,"subnet_id":7,"cltt":1700000000,"valid_lft":3600,"expires_at":1700003600,"relay_ip":"192.0.2.1","timestamp":1700000001,"server":"dhcp-a"}"#
+        );
+    }
+
+    #[test]
+    fn a_delegated_prefix_tells_type_length_and_preferred_lifetime() {
+        let mut lease = v4_lease();
+        lease.address = "2001:db8:1:0:0:0:0:0".parse().unwrap();
+        lease.hwaddr = [].into();
+        lease.hostname = [].into();
+        lease.protocol = Protocol::V6 {
+            lease_type: LeaseType::Pd,
+            prefix_len: 56,
+            duid: [0, 1, 2].into(),
+            iaid: 9,
+            preferred_lft: 1800,
+        };
+        assert_eq!(
+            json(&lease, None),
+            r#"{"ip":"2001:db8:1::","operation":"offer","state":0,"type":"IA_PD","prefix_len":56,"duid":"00:01:02","iaid":9,"fqdn_fwd":false,"fqdn_rev":true,"subnet_id":7,"cltt":1700000000,"valid_lft":3600,"preferred_lft":1800,"expires_at":1700003600,"timestamp":1700000001,"server":"dhcp-a"}"#
+        );
+    }
+
+    #[test]
+    fn an_infinite_lease_does_not_expire() {
+        let lease = Lease { valid_lft: INFINITE_LIFETIME, ..v4_lease() };
+        assert!(!json(&lease, None).contains("expires_at"));
+    }
+
+    #[test]
+    fn host_names_keep_utf8_and_lose_no_other_byte() {
+        let utf8 = Lease { hostname: "büro".as_bytes().into(), ..v4_lease() };
+        assert!(json(&utf8, None).contains(r#""hostname":"büro""#));
+        let latin1 = Lease { hostname: [b'a', 0xff, b'"', 0].into(), ..v4_lease() };
+        assert!(json(&latin1, None).contains(r#""hostname":"aÿ\"\u0000""#));
+    }
+
+    #[test]
+    fn a_user_context_is_embedded_as_json_without_spaces() {
+        let lease = Lease { user_context: r#"{ "b": 1, "a": [ "x y" ] }"#.into(), ..v4_lease() };
+        assert!(json(&lease, None).contains(r#""user_context":{"b":1,"a":["x y"]}"#));
+        let broken = Lease { user_context: "{oops".into(), ..v4_lease() };
+        assert!(json(&broken, None).contains(r#""user_context":"{oops""#));
+    }
+
+    #[test]
+    fn owners_are_told_apart_as_the_protocols_do() {
+        let summary = Summary::parse(json(&v4_lease(), None).as_bytes()).unwrap();
+        let mut owner = v4_lease().owner();
+        assert!(summary.belongs_to(&owner));
+        owner.hwaddr = [9].into();
+        assert!(summary.belongs_to(&owner), "the client identifier decides");
+        owner.client = [].into();
+        assert!(!summary.belongs_to(&owner), "without one the hardware address does");
+    }
+
+    #[test]
+    fn keys_are_canonical() {
+        let keys = LeaseKeys::new("/nnoe/dhcp");
+        assert_eq!(keys.of("2001:DB8:0:0::100".parse().unwrap()), "/nnoe/dhcp/leases/2001:db8::100");
+        assert_eq!(keys.of(v4(0xc000_020a)), "/nnoe/dhcp/leases/192.0.2.10");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_make_a_valid_record_that_reads_back(
+            hostname in proptest::collection::vec(any::<u8>(), 0..255),
+            context in "\\PC{0,60}",
+            hwaddr in proptest::collection::vec(any::<u8>(), 0..20),
+            client in proptest::collection::vec(any::<u8>(), 0..255),
+            cltt in 0..i64::from(u32::MAX), valid_lft: u32, state: u32, server in "[a-z0-9.-]{1,20}",
+        ) {
+            let lease = Lease {
+                hostname: hostname.as_slice().into(), user_context: context.into(), hwaddr: hwaddr.into(),
+                protocol: Protocol::V4 { client_id: client.into() }, cltt, valid_lft, state, ..v4_lease()
+            };
+            let value = to_json(&lease, Operation::Renew, None, cltt, &server);
+            let parsed: Value = serde_json::from_slice(&value).unwrap();
+            prop_assert_eq!(parsed["hostname"].as_str().unwrap_or(""), text(&hostname));
+            let summary = Summary::parse(&value).unwrap();
+            prop_assert_eq!(summary.expires_at, lease.expires_at());
+            prop_assert_eq!(summary.server, server);
+        }
+
+        #[test]
+        fn reading_back_anything_at_all_never_panics(value in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Summary::parse(&value);
+        }
+    }
+}
