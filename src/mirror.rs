@@ -1,0 +1,334 @@
+//! What each hook point means for the mirror.
+//!
+//! A callout's payload is not what gets mirrored: some leases are reported and not written, some written and reported as
+//! removed, and callouts of two clients can run in the opposite order of their writes. So a callout after the write only
+//! says *which* address changed; under a lock of that address the lease database is read again and what it holds is put
+//! into the queue. The last write of an address is followed by its callout, whose read sees that write, and the queue's
+//! order is the order of the reads: the last entry is the final state, whatever the order of the callouts.
+//!
+//! Callouts before the write only tell the record's `operation`. Reclamation has no callout after the write; it runs on
+//! Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::handover::{Changes, Handover};
+use crate::lease::{Change, Lease, LeaseType, Operation, Owner, Row};
+use crate::messages;
+use crate::worker::Worker;
+
+/// What the mirror needs of Kea.
+pub trait Kea: Send + Sync + 'static {
+    /// What the lease database holds of an address; a DHCPv6 lease is looked for as `lease_type` first.
+    ///
+    /// # Errors
+    /// Kea's own text when the database cannot be read.
+    fn read_lease(&self, address: IpAddr, lease_type: LeaseType) -> Result<Option<Lease>, String>;
+    /// Whether there is a lease database at the moment; there is none while Kea starts or ends.
+    fn lease_database_open(&self) -> bool;
+    /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
+    fn wake_main_loop(&self);
+    /// Sets one of Kea's statistics. On the main thread only.
+    fn set_statistic(&self, name: &str, value: i64);
+    /// Starts a thread that takes no signals: they are Kea's.
+    fn without_signals(&self, start: &mut dyn FnMut());
+}
+
+/// Which server loaded the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// kea-dhcp4.
+    V4,
+    /// kea-dhcp6.
+    V6,
+}
+
+/// An address whose lease is to be read at the next turn of the main loop.
+#[derive(Debug)]
+struct Mark {
+    lease_type: LeaseType,
+    operation: Operation,
+    owner: Option<Owner>,
+}
+
+/// Locks that order read and queueing of an address. More than there are packet threads, so that they rarely meet.
+const STRIPES: usize = 64;
+
+/// One load of the library.
+pub struct Mirror<K> {
+    kea: Arc<K>,
+    family: Family,
+    config: Arc<Config>,
+    handover: Arc<Handover>,
+    counters: Arc<Counters>,
+    stripes: [Mutex<()>; STRIPES],
+    marks: Mutex<HashMap<IpAddr, Mark>>,
+    worker: Mutex<Option<Worker>>,
+    /// Whether there is a worker, to be asked without its lock.
+    working: AtomicBool,
+    published: Mutex<[i64; 7]>,
+}
+
+impl<K: Kea> Mirror<K> {
+    /// A mirror that queues changes; it sends nothing before the first [`turn`](Self::turn), which only a live server
+    /// makes. `unwritten` is what an earlier load in this process could not write.
+    pub fn new(kea: K, family: Family, config: Config, unwritten: Changes) -> Self {
+        let handover = Handover::new(config.queue_size);
+        let counters = Counters::default();
+        for (address, change) in unwritten {
+            if handover.put(address, change).is_err() {
+                counters.queue_overflows.add(1);
+            }
+        }
+        Self {
+            kea: Arc::new(kea),
+            family,
+            config: Arc::new(config),
+            handover: Arc::new(handover),
+            counters: Arc::new(counters),
+            stripes: [const { Mutex::new(()) }; STRIPES],
+            marks: Mutex::default(),
+            worker: Mutex::default(),
+            working: AtomicBool::new(false),
+            published: Mutex::new([-1; 7]),
+        }
+    }
+
+    /// The parameters of this load.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The server is configured, and about to serve (or, with `-T`, to end).
+    pub fn configured(&self) {
+        info!(
+            target: messages::CONFIGURED,
+            "leases are mirrored to {}/leases/ as server {}", self.config.prefix, self.config.server_name
+        );
+    }
+
+    /// A callout before the write: `lease` is about to be changed by `operation`, in the exchange that this thread is
+    /// handling.
+    pub fn about_to(&self, operation: Operation, address: IpAddr) {
+        hints::tell(address, operation);
+    }
+
+    /// Reclamation is about to remove, or recover, a lease. From the main thread, or from a packet thread that takes over
+    /// an expired lease (its write is followed by a callout of its own).
+    pub fn reclaiming(&self, lease: &Lease, lease_type: LeaseType, operation: Operation) {
+        let mark = Mark { lease_type, operation, owner: Some(lease.owner()) };
+        if self.mark(lease.address, mark) {
+            self.kea.wake_main_loop();
+        }
+    }
+
+    /// Marks an address to be read at a turn of the main loop; whether it is the first one marked.
+    fn mark(&self, address: IpAddr, mark: Mark) -> bool {
+        let mut marks = lock(&self.marks);
+        if marks.len() >= self.config.queue_size && !marks.contains_key(&address) {
+            self.counters.queue_overflows.add(1);
+            return false;
+        }
+        let first = marks.is_empty();
+        marks.insert(address, mark);
+        first
+    }
+
+    /// An exchange with a client assigned or extended a lease, or declined it.
+    pub fn assigned(&self, address: IpAddr, lease_type: LeaseType, relay: Option<IpAddr>) {
+        let operation = hints::told(address).unwrap_or(Operation::Offer);
+        self.read_again(address, lease_type, operation, relay, None);
+    }
+
+    /// An exchange with a client removed a lease, or so the callout says.
+    pub fn removed(&self, lease: &Lease, lease_type: LeaseType) {
+        self.read_again(lease.address, lease_type, Operation::Update, None, Some(lease.owner()));
+    }
+
+    /// Kea has carried out a command.
+    pub fn command(&self, name: &str, arguments: &str) {
+        let Some(operation) = commanded(name) else { return };
+        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else { return };
+        let addresses = named_addresses(&arguments);
+        if addresses.is_empty() {
+            warn!(target: messages::UNNAMED_CHANGES, "{name} names no address; the records of its leases stay until they change again");
+        }
+        for (address, lease_type) in addresses {
+            // Either server takes the other's commands too, and holds none of its leases.
+            if address.is_ipv4() != (self.family == Family::V4) {
+                continue;
+            }
+            self.read_again(address, lease_type, operation, None, None);
+        }
+    }
+
+    /// A turn of Kea's main loop that we asked for: starts the worker in a live server, reads what is marked, publishes
+    /// the counters. On the main thread.
+    pub fn turn(&self) {
+        self.start_worker();
+        self.read_marked();
+        let counters = self.counters.all();
+        let mut published = lock(&self.published);
+        for ((name, value), published) in counters.into_iter().zip(published.iter_mut()) {
+            if value != *published {
+                self.kea.set_statistic(name, value);
+                *published = value;
+            }
+        }
+    }
+
+    /// The end: writes what is left within `flush-timeout` and ends the worker. Returns what is unwritten. On the main
+    /// thread, when no callout runs any more.
+    pub fn stop(&self) -> Changes {
+        if self.kea.lease_database_open() {
+            self.read_marked();
+        }
+        let unwritten = match lock(&self.worker).take() {
+            None => self.handover.take(Changes::new()),
+            Some(worker) => worker.stop(self.config.flush_timeout).unwrap_or_else(|_| {
+                error!(target: messages::WORKER_STUCK, "the worker did not end within flush-timeout and half a second");
+                Changes::new()
+            }),
+        };
+        info!(target: messages::UNLOADED, "unloaded, {} addresses are unwritten", unwritten.len());
+        unwritten
+    }
+
+    fn start_worker(&self) {
+        let mut running = lock(&self.worker);
+        if running.is_some() {
+            return;
+        }
+        let kea = Arc::clone(&self.kea);
+        let mut start = Some(move || kea.wake_main_loop());
+        self.kea.without_signals(&mut || {
+            let Some(on_tick) = start.take() else { return };
+            let (config, handover, counters) = (&self.config, &self.handover, &self.counters);
+            match Worker::start(Arc::clone(config), Arc::clone(handover), Arc::clone(counters), on_tick) {
+                Ok(worker) => {
+                    *running = Some(worker);
+                    self.working.store(true, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    error!(target: messages::BUG, "no thread for the worker: {error}; tried again with the next change");
+                }
+            }
+        });
+    }
+
+    fn read_marked(&self) {
+        let marks = std::mem::take(&mut *lock(&self.marks));
+        for (address, Mark { lease_type, operation, owner }) in marks {
+            self.read_again(address, lease_type, operation, None, owner);
+        }
+    }
+
+    /// Reads what the lease database holds of an address and queues it, as one step against others for that address.
+    fn read_again(
+        &self,
+        address: IpAddr,
+        lease_type: LeaseType,
+        operation: Operation,
+        relay: Option<IpAddr>,
+        owner: Option<Owner>,
+    ) {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
+        let stripe = usize::try_from(hash % STRIPES as u64).unwrap_or(0);
+        let in_order = lock(&self.stripes[stripe]);
+        let row = match self.kea.read_lease(address, lease_type) {
+            Ok(Some(lease)) if lease.is_held() => Row::Held { lease, operation, relay },
+            Ok(_) => Row::Gone { owner },
+            Err(reason) => {
+                drop(in_order);
+                self.counters.errors.add(1);
+                // The worker's tick, at most a second later, brings the turn that reads it again.
+                self.mark(address, Mark { lease_type, operation, owner });
+                error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
+                return;
+            }
+        };
+        let queued = self.handover.put(address, Box::new(Change { timestamp: now(), row }));
+        drop(in_order);
+        if !self.working.load(Ordering::Relaxed) {
+            // Nobody would take it: the turn starts a worker, or tries to again.
+            self.kea.wake_main_loop();
+        }
+        match queued {
+            Ok(()) => self.counters.events.add(1),
+            // The worker logs it; a packet thread has no time for that.
+            Err(_) => self.counters.queue_overflows.add(1),
+        }
+    }
+}
+
+/// What a command does to leases; `None` for commands that change none.
+fn commanded(name: &str) -> Option<Operation> {
+    let (family, action) = name.split_once('-')?;
+    if family != "lease4" && family != "lease6" {
+        return None;
+    }
+    match action {
+        "add" => Some(Operation::Add),
+        "update" | "del" | "bulk-apply" | "wipe" => Some(Operation::Update),
+        _ => None,
+    }
+}
+
+/// The addresses in a lease command's arguments: its own, or those of `lease6-bulk-apply` in both of its lists.
+fn named_addresses(arguments: &Value) -> Vec<(IpAddr, LeaseType)> {
+    let one = |lease: &Value| {
+        let address = lease.get("ip-address")?.as_str()?.parse().ok()?;
+        let lease_type = lease.get("type").and_then(Value::as_str).and_then(LeaseType::from_name);
+        Some((address, lease_type.unwrap_or(LeaseType::Na)))
+    };
+    let lists = ["deleted-leases", "leases"].into_iter().filter_map(|name| arguments.get(name)?.as_array()).flatten();
+    std::iter::once(arguments).chain(lists).filter_map(one).collect()
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What callouts before the write told, for the callout after it: both run on the thread that handles the exchange.
+mod hints {
+    use super::{Cell, IpAddr, Operation, RefCell};
+
+    /// Leases of one exchange that are remembered; those beyond are called newly assigned.
+    const ROOM: usize = 16;
+
+    thread_local! {
+        static HINTS: RefCell<[Option<(IpAddr, Operation)>; ROOM]> = const { RefCell::new([None; ROOM]) };
+        static NEXT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Remembers what is about to happen to an address, instead of what was told of it before.
+    pub fn tell(address: IpAddr, operation: Operation) {
+        HINTS.with_borrow_mut(|hints| {
+            let known = hints.iter().position(|hint| hint.is_some_and(|(known, _)| known == address));
+            let place = known.unwrap_or_else(|| NEXT.replace((NEXT.get() + 1) % ROOM));
+            hints[place] = Some((address, operation));
+        });
+    }
+
+    /// What was told of an address, once.
+    pub fn told(address: IpAddr) -> Option<Operation> {
+        HINTS.with_borrow_mut(|hints| {
+            let hint = hints.iter_mut().find(|hint| hint.is_some_and(|(known, _)| known == address))?;
+            hint.take().map(|(_, operation)| operation)
+        })
+    }
+}
