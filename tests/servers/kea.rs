@@ -1,0 +1,301 @@
+//! A kea-dhcp4 or kea-dhcp6 of the test's own, on loopback.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::etcd::command;
+use crate::ports;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn number(self) -> u8 {
+        if self == Self::V4 { 4 } else { 6 }
+    }
+}
+
+/// What a test wants of its server.
+pub struct Wanted {
+    pub family: Family,
+    pub threads: bool,
+    /// `parameters` of the library.
+    pub parameters: Value,
+    /// Merged into `Dhcp4` or `Dhcp6`.
+    pub more: Value,
+}
+
+impl Wanted {
+    pub fn new(family: Family, etcd: &str) -> Self {
+        let parameters = json!({ "endpoints": [etcd], "server-name": "test" });
+        Self { family, threads: false, parameters, more: json!({}) }
+    }
+
+    pub fn threads(mut self, threads: bool) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    pub fn more(mut self, more: Value) -> Self {
+        self.more = more;
+        self
+    }
+
+    pub fn parameter(mut self, name: &str, value: Value) -> Self {
+        self.parameters[name] = value;
+        self
+    }
+}
+
+pub struct Kea {
+    pub family: Family,
+    child: Child,
+    dir: TempDir,
+    ports: Ports,
+    /// Where the server listens.
+    pub port: u16,
+    /// Where it sends answers to.
+    pub client_port: u16,
+    config: Value,
+}
+
+/// Ports other than those of the protocol.
+#[derive(Default)]
+struct Ports {
+    server: Option<u16>,
+    client: Option<u16>,
+}
+
+/// The library that cargo built beside this test.
+pub fn library() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let library = test.parent().unwrap().join("libdhcp_etcd.so");
+    assert!(library.is_file(), "{} is missing", library.display());
+    library
+}
+
+/// Kea's own hook libraries (Debian's multiarch directory).
+fn kea_hooks() -> PathBuf {
+    let found = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("kea/hooks"));
+    found.into_iter().find(|dir| dir.is_dir()).expect("Kea's hook libraries (Debian: kea-common)")
+}
+
+fn service(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::V4 => ("kea-dhcp4", "Dhcp4"),
+        Family::V6 => ("kea-dhcp6", "Dhcp6"),
+    }
+}
+
+fn config(wanted: &Wanted, dir: &Path) -> Value {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let mut server = json!({
+        "lease-database": { "type": "memfile", "persist": true, "name": path("leases.csv"), "lfc-interval": 0 },
+        "control-socket": { "socket-type": "unix", "socket-name": path("ctl") },
+        "hooks-libraries": [
+            { "library": kea_hooks().join("libdhcp_lease_cmds.so") },
+            { "library": library(), "parameters": wanted.parameters },
+        ],
+        "multi-threading": { "enable-multi-threading": wanted.threads, "thread-pool-size": 4, "packet-queue-size": 64 },
+        "loggers": [{ "name": service(wanted.family).0, "severity": "INFO", "output_options": [{ "output": "stdout" }] }],
+        "valid-lifetime": 3600,
+    });
+    let own = match wanted.family {
+        Family::V4 => json!({
+            "interfaces-config": { "interfaces": ["lo/127.0.0.1"], "dhcp-socket-type": "udp" },
+            "subnet4": [{
+                "id": 7, "subnet": "10.0.0.0/16", "pools": [{ "pool": "10.0.1.0 - 10.0.250.255" }],
+                "relay": { "ip-addresses": (1..=100).map(|n| format!("127.0.1.{n}")).collect::<Vec<_>>() },
+            }],
+        }),
+        Family::V6 => json!({
+            "interfaces-config": { "interfaces": ["lo/::1"] },
+            "data-directory": path(""),
+            "preferred-lifetime": 1800,
+            "subnet6": [{
+                "id": 9, "subnet": "2001:db8::/32", "pools": [{ "pool": "2001:db8:0:1::/64" }],
+                "pd-pools": [{ "prefix": "2001:db8:8000::", "prefix-len": 40, "delegated-len": 56 }],
+                "relay": { "ip-addresses": ["2001:db8::1"] },
+            }],
+        }),
+    };
+    for part in [&own, &wanted.more] {
+        for (name, value) in part.as_object().unwrap() {
+            server[name] = value.clone();
+        }
+    }
+    json!({ service(wanted.family).1: server })
+}
+
+impl Kea {
+    pub fn start(wanted: &Wanted) -> Self {
+        Self::started(Self::spawn(wanted), wanted)
+    }
+
+    /// Starts in a network namespace, on the ports that clients expect.
+    pub fn start_in(host: &str, wanted: &Wanted) -> Self {
+        Self::started(Self::spawn_in(host, wanted, Ports::default()), wanted)
+    }
+
+    fn started(mut kea: Self, wanted: &Wanted) -> Self {
+        kea.wait_log(&format!("DHCP{}_STARTED", wanted.family.number()), 1);
+        kea
+    }
+
+    /// Starts the server without waiting for it to serve.
+    pub fn spawn(wanted: &Wanted) -> Self {
+        let ports = Ports { server: Some(ports::free()), client: Some(ports::free()) };
+        Self::spawn_in("", wanted, ports)
+    }
+
+    fn spawn_in(host: &str, wanted: &Wanted, ports: Ports) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = config(wanted, dir.path());
+        fs::write(dir.path().join("kea.conf"), serde_json::to_string_pretty(&config).unwrap()).unwrap();
+        let child = Self::run(host, wanted.family, dir.path(), &ports);
+        let (port, client_port) = (ports.server.unwrap_or(0), ports.client.unwrap_or(0));
+        Self { family: wanted.family, child, dir, ports, port, client_port, config }
+    }
+
+    fn run(host: &str, family: Family, dir: &Path, ports: &Ports) -> Child {
+        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        command(service(family).0, host)
+            .args(["-c", dir.join("kea.conf").to_str().unwrap()])
+            .args(ports.server.iter().flat_map(|port| ["-p".into(), port.to_string()]))
+            .args(ports.client.iter().flat_map(|port| ["-P".into(), port.to_string()]))
+            .env("KEA_PIDFILE_DIR", dir)
+            .env("KEA_LOCKFILE_DIR", "none")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("Kea runs (Debian: kea-dhcp4-server, kea-dhcp6-server)")
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap()).into_owned()
+    }
+
+    /// Waits until the log has `text` `times` times.
+    pub fn wait_log(&mut self, text: &str, times: usize) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.log().matches(text).count() < times {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("Kea ended ({status}) without {text}:\n{}", self.log());
+            }
+            assert!(Instant::now() < until, "the log lacks {times} times {text}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Sends a command over the control channel; the whole answer.
+    pub fn command(&self, command: &Value) -> Value {
+        let mut socket = UnixStream::connect(self.dir.path().join("ctl")).unwrap();
+        socket.write_all(command.to_string().as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    /// Sends a command that must succeed (or find nothing); its arguments.
+    pub fn ask(&self, command: &str, arguments: &Value) -> Value {
+        let mut request = json!({ "command": command });
+        if !arguments.is_null() {
+            request["arguments"] = arguments.clone();
+        }
+        let answer = self.command(&request);
+        assert!(matches!(answer["result"].as_i64(), Some(0 | 3)), "{request}: {answer}");
+        answer["arguments"].clone()
+    }
+
+    /// The held leases as Kea tells them: assigned and declined ones.
+    pub fn leases(&self) -> Vec<Value> {
+        let all = self.ask(&format!("lease{}-get-all", self.family.number()), &Value::Null);
+        let leases = all["leases"].as_array().cloned().unwrap_or_default();
+        leases.into_iter().filter(|lease| lease["state"].as_u64().unwrap() <= 1).collect()
+    }
+
+    /// Waits until Kea's held leases are as `wanted` says; messages without an answer take effect at some time.
+    pub fn wait_leases(&self, wanted: impl Fn(&[Value]) -> bool) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !wanted(&self.leases()) {
+            assert!(Instant::now() < until, "Kea still holds {:#?}\n{}", self.leases(), self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn statistic(&self, name: &str) -> i64 {
+        let answer = self.ask("statistic-get", &json!({ "name": name }));
+        answer[name][0][0].as_i64().unwrap_or(0)
+    }
+
+    /// The configuration file's content, to be sent changed with config-set.
+    pub fn config(&self) -> Value {
+        self.config.clone()
+    }
+
+    /// Threads of the process by name.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+            .map(|name| name.trim().into())
+            .collect()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Ends the server as an operator does and tells how long that took.
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        let started = Instant::now();
+        self.signal("TERM");
+        (self.wait_end(), started.elapsed())
+    }
+
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "Kea does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts again what was ended, on the same lease file.
+    pub fn restart(&mut self) {
+        let starts = self.log().matches("_STARTED ").count();
+        self.child = Self::run("", self.family, self.dir.path(), &self.ports);
+        self.wait_log("_STARTED ", starts + 1);
+    }
+
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("Kea ended ({status}):\n{}", self.log());
+        }
+    }
+}
+
+impl Drop for Kea {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- Kea's log\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The life of DHCPv4 leases.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::client4::Client4;
+use crate::etcd::Etcd;
+use crate::kea::{Family, Kea, Wanted};
+use crate::mirrored::assert_mirrored;
+
+fn life(threads: bool) {
+    let etcd = Etcd::start();
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).threads(threads));
+    let mut client = Client4::new(&kea, 1, 1);
+    client.client_id = Some(vec![1, 2, 0, 0, 0, 0, 1]);
+    client.hostname = Some("printer".into());
+
+    let offer = client.discover();
+    assert!(assert_mirrored(&kea, &etcd).is_empty(), "a DISCOVER leaves no record");
+
+    let address = client.request(&offer).to_string();
+    let records = assert_mirrored(&kea, &etcd);
+    let record = &records[&address];
+    assert_eq!(record["operation"], "offer");
+    assert_eq!(record["hwaddr"], "02:00:00:00:00:01");
+    assert_eq!(record["client_id"], "01:02:00:00:00:00:01");
+    assert_eq!(record["hostname"], "printer");
+    assert_eq!(record["subnet_id"], 7);
+    assert_eq!(record["relay_ip"], client.relay().to_string());
+    assert_eq!(record["expires_at"], record["cltt"].as_i64().unwrap() + 3600);
+
+    client.discover();
+    assert_eq!(assert_mirrored(&kea, &etcd), records, "a DISCOVER changes no record either");
+
+    std::thread::sleep(Duration::from_millis(1100));
+    client.renew(address.parse().unwrap());
+    let renewed = assert_mirrored(&kea, &etcd);
+    assert_eq!(renewed[&address]["operation"], "renew");
+    assert!(renewed[&address]["cltt"].as_i64() > record["cltt"].as_i64());
+
+    client.release(address.parse().unwrap());
+    // A release has no answer: wait until Kea has it.
+    kea.wait_leases(<[_]>::is_empty);
+    assert!(assert_mirrored(&kea, &etcd).is_empty());
+}
+
+#[test]
+fn a_lease_is_taken_renewed_and_released() {
+    life(false);
+}
+
+#[test]
+fn a_lease_is_taken_renewed_and_released_with_packet_threads() {
+    life(true);
+}
+
+#[test]
+fn a_declined_address_is_held_until_its_probation_ends() {
+    let etcd = Etcd::start();
+    let more = json!({
+        "decline-probation-period": 2,
+        "expired-leases-processing": { "reclaim-timer-wait-time": 1 },
+    });
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).more(more));
+    let client = Client4::new(&kea, 1, 1);
+    let offer = client.discover();
+    let address = client.request(&offer);
+    client.decline(address);
+    kea.wait_leases(|leases| leases.iter().all(|lease| lease["state"] == 1));
+    let records = assert_mirrored(&kea, &etcd);
+    let record = &records[&address.to_string()];
+    assert_eq!((&record["state"], &record["operation"]), (&json!(1), &json!("decline")));
+    assert!(record.get("hwaddr").is_none() && record.get("client_id").is_none(), "nobody's: {record}");
+    kea.wait_leases(<[_]>::is_empty);
+    assert!(assert_mirrored(&kea, &etcd).is_empty());
+}
+
+fn expiry(threads: bool) {
+    let etcd = Etcd::start();
+    let more = json!({
+        "valid-lifetime": 2,
+        "expired-leases-processing": {
+            "reclaim-timer-wait-time": 1, "flush-reclaimed-timer-wait-time": 2, "hold-reclaimed-time": 5,
+        },
+    });
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).threads(threads).more(more));
+    let mut client = Client4::new(&kea, 1, 0);
+    for number in 0..20 {
+        client.become_client(number);
+        client.take();
+    }
+    kea.wait_leases(<[_]>::is_empty);
+    assert!(
+        assert_mirrored(&kea, &etcd).is_empty(),
+        "reclaimed leases have no record, though Kea holds rows for a while"
+    );
+    client.take();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 1, "a reclaimed address is used again");
+}
+
+#[test]
+fn expired_leases_go_with_keas_own_reclamation() {
+    expiry(false);
+}
+
+#[test]
+fn expired_leases_go_with_keas_own_reclamation_and_packet_threads() {
+    expiry(true);
+}
+
+fn fifty(threads: bool) {
+    let etcd = Etcd::start();
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).threads(threads));
+    std::thread::scope(|scope| {
+        for number in 1..=50 {
+            let client = Client4::new(&kea, number, u32::from(number));
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let offer = client.discover();
+                    let address = client.request(&offer);
+                    client.renew(address);
+                    if number % 5 == 0 {
+                        client.release(address);
+                    }
+                }
+            });
+        }
+    });
+    // The last releases have no answer that could be waited for.
+    kea.wait_leases(|leases| leases.len() == 40);
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 40);
+    assert_eq!(kea.statistic("etcd-queue-overflows"), 0);
+}
+
+#[test]
+fn fifty_clients_at_once() {
+    fifty(false);
+}
+
+#[test]
+fn fifty_clients_at_once_with_packet_threads() {
+    fifty(true);
+}
+
+/// Release by one client and assignment to another race on different packet threads; their callouts can run in the
+/// opposite order of their writes.
+#[test]
+fn three_addresses_passed_around_by_thirty_clients_end_right() {
+    let etcd = Etcd::start();
+    let subnet = json!([{
+        "id": 7, "subnet": "10.0.0.0/16", "pools": [{ "pool": "10.0.1.0 - 10.0.1.2" }],
+        "relay": { "ip-addresses": (1..=100).map(|n| format!("127.0.1.{n}")).collect::<Vec<_>>() },
+    }]);
+    let wanted = Wanted::new(Family::V4, &etcd.url()).threads(true).more(json!({ "subnet4": subnet }));
+    let kea = Kea::start(&wanted);
+    let assignments = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 1..=30 {
+            let client = Client4::new(&kea, number, u32::from(number));
+            let assignments = &assignments;
+            scope.spawn(move || {
+                for _ in 0..60 {
+                    // No offer and a NAK are right answers while others hold all three.
+                    let Some(offer) = client.try_discover(Duration::from_millis(200)) else { continue };
+                    if let Some(address) = client.try_request(&offer) {
+                        assignments.fetch_add(1, Ordering::Relaxed);
+                        client.release(address);
+                    }
+                }
+            });
+        }
+    });
+    println!("{} assignments of three addresses", assignments.load(Ordering::Relaxed));
+    assert!(assignments.load(Ordering::Relaxed) > 30);
+    assert_mirrored(&kea, &etcd);
+}
+
+#[test]
+fn lease_commands_change_records() {
+    let etcd = Etcd::start();
+    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
+    let lease = json!({ "ip-address": "10.0.1.5", "hw-address": "0a:00:00:00:00:01", "subnet-id": 7 });
+    kea.ask("lease4-add", &lease);
+    assert_eq!(assert_mirrored(&kea, &etcd)["10.0.1.5"]["operation"], "add");
+    let mut changed = lease.clone();
+    changed["hostname"] = json!("changed.example");
+    kea.ask("lease4-update", &changed);
+    let records = assert_mirrored(&kea, &etcd);
+    assert_eq!(records["10.0.1.5"]["operation"], "update");
+    assert_eq!(records["10.0.1.5"]["hostname"], "changed.example");
+    kea.ask("lease4-del", &json!({ "ip-address": "10.0.1.5" }));
+    assert!(assert_mirrored(&kea, &etcd).is_empty());
+    kea.ask("lease4-add", &lease);
+    assert_mirrored(&kea, &etcd);
+    // A kea-dhcp6 on the same host, prefix and name, that is sent a command meant for the other server.
+    let other = Kea::start(&Wanted::new(Family::V6, &etcd.url()));
+    other.command(&json!({ "command": "lease4-del", "arguments": { "ip-address": "10.0.1.5" } }));
+    let v6 = json!({ "ip-address": "2001:db8:0:1::5", "duid": "01:02:03", "iaid": 4, "subnet-id": 9 });
+    other.ask("lease6-add", &v6);
+    while etcd.records().len() == 1 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(etcd.records().contains_key("10.0.1.5"), "its own record is untouched");
+    drop(other);
+    kea.ask("lease4-wipe", &json!({ "subnet-id": 7 }));
+    kea.wait_log("ETCD_UNNAMED_CHANGES", 1);
+}

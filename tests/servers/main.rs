@@ -1,0 +1,21 @@
+//! The library in real servers: kea-dhcp4 and kea-dhcp6 on loopback, a real etcd, DHCP spoken as a relay agent.
+//!
+//! Every test starts servers of its own on free ports, so they run side by side. After each, the records in etcd are
+//! compared field by field with what Kea's own `lease4-get-all` and `lease6-get-all` tell.
+
+mod client4;
+mod client6;
+mod etcd;
+mod kea;
+mod mirrored;
+mod ports;
+
+mod bad_parameters;
+mod etcd_faults;
+mod exported_symbols;
+mod life4;
+mod life6;
+mod real_clients;
+mod reload;
+mod sample_configs;
+mod strange_leases;

@@ -1,0 +1,107 @@
+//! Reloads of every kind while clients come: no crash, no thread left, no change lost.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::client4::Client4;
+use crate::etcd::Etcd;
+use crate::kea::{Family, Kea, Wanted};
+use crate::mirrored::assert_mirrored;
+
+fn under_load(threads: bool) {
+    let etcd = Etcd::start();
+    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).threads(threads));
+    let (stop, taken) = (AtomicBool::new(false), AtomicU32::new(0));
+    let reloads = std::thread::scope(|scope| {
+        for relay in 1..=4 {
+            let mut client = Client4::new(&kea, relay, 0);
+            let (stop, taken) = (&stop, &taken);
+            scope.spawn(move || {
+                let mut number = u32::from(relay) * 100_000;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    client.become_client(number);
+                    // A packet that comes while Kea closes its sockets is lost: clients send again.
+                    let Some(offer) = client.try_discover(Duration::from_millis(500)) else { continue };
+                    if client.try_request_within(&offer, Duration::from_millis(500)).is_some() {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let config = kea.config();
+        let mut reloads = 1;
+        for _ in 0..4 {
+            kea.ask("config-reload", &json!(null));
+            sleep(Duration::from_millis(100));
+            kea.ask("config-set", &config);
+            sleep(Duration::from_millis(100));
+            kea.ask("libreload", &json!(null));
+            sleep(Duration::from_millis(100));
+            kea.signal("HUP");
+            sleep(Duration::from_millis(300));
+            reloads += 4;
+        }
+        stop.store(true, Ordering::Relaxed);
+        reloads
+    });
+    kea.assert_alive();
+    println!("threads {threads}: {} leases through {reloads} loads", taken.load(Ordering::Relaxed));
+    assert!(taken.load(Ordering::Relaxed) > 50);
+    kea.wait_log("ETCD_LOADED", reloads);
+    kea.wait_log("ETCD_UNLOADED", reloads - 1);
+    assert_mirrored(&kea, &etcd);
+    assert_eq!(kea.threads().iter().filter(|name| *name == "dhcp-etcd").count(), 1, "{:?}", kea.threads());
+    assert!(!kea.log().contains("ETCD_BUG"));
+    let (status, _) = kea.stop();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn reloads_under_load() {
+    under_load(false);
+}
+
+#[test]
+fn reloads_under_load_with_packet_threads() {
+    under_load(true);
+}
+
+#[test]
+fn changes_that_no_reload_could_write_are_written_when_etcd_is_back() {
+    let mut etcd = Etcd::start();
+    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).parameter("flush-timeout", json!(200)));
+    kea.wait_log("ETCD_CONNECTED", 1);
+    etcd.kill();
+    let mut client = Client4::new(&kea, 1, 0);
+    for (number, reload) in [(1, "config-reload"), (2, "libreload"), (3, "config-reload")] {
+        client.become_client(number);
+        client.take();
+        kea.ask(reload, &json!(null));
+    }
+    etcd.restart();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 3);
+}
+
+#[test]
+fn everything_is_written_before_kea_ends() {
+    let etcd = Etcd::start();
+    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
+    kea.wait_log("ETCD_CONNECTED", 1);
+    etcd.hang();
+    let mut client = Client4::new(&kea, 1, 0);
+    for number in 0..200 {
+        client.become_client(number);
+        client.take();
+    }
+    kea.signal("TERM");
+    sleep(Duration::from_millis(500));
+    etcd.resume();
+    kea.wait_end();
+    assert_eq!(etcd.records().len(), 200);
+    kea.restart();
+    assert_mirrored(&kea, &etcd);
+}
