@@ -23,6 +23,9 @@ impl Counter {
     }
 }
 
+/// How many counters there are.
+pub const NUMBER: usize = 7;
+
 /// The counters since the library was loaded.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -45,7 +48,7 @@ pub struct Counters {
 impl Counters {
     /// Each counter with its name in Kea's statistics.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, i64); 7] {
+    pub fn all(&self) -> [(&'static str, i64); NUMBER] {
         [
             ("etcd-events", self.events.get()),
             ("etcd-writes", self.writes.get()),

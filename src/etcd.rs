@@ -3,7 +3,6 @@
 //! The client crate neither fails over nor bounds every wait, so each member has a client of its own and each call an
 //! outer deadline.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, KvClient, Txn, TxnOp, TxnOpResponse};
@@ -91,24 +90,20 @@ impl Request {
     /// The transaction that writes `batch` if each key still has its expected revision, and else reads every key.
     #[must_use]
     pub fn write(batch: &Batch, keys: &LeaseKeys, server: &str) -> Self {
-        let key = |address: IpAddr| keys.of(address);
         let operations = batch.operations();
-        let conditions: Vec<Compare> = operations
-            .iter()
-            .map(|operation| Compare::mod_revision(key(operation.address), CompareOp::Equal, operation.revision))
-            .collect();
-        let writes: Vec<TxnOp> = operations
-            .iter()
-            .map(|operation| match &operation.change.row {
+        let keys: Vec<String> = operations.iter().map(|operation| keys.of(operation.address)).collect();
+        let (mut conditions, mut writes, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+        for (operation, key) in operations.iter().zip(&keys) {
+            let key = key.as_str();
+            conditions.push(Compare::mod_revision(key, CompareOp::Equal, operation.revision));
+            writes.push(match &operation.change.row {
                 Row::Held { lease, operation: by, relay } => {
-                    let value = record::to_json(lease, *by, *relay, operation.change.timestamp, server);
-                    TxnOp::put(key(operation.address), value, None)
+                    TxnOp::put(key, record::to_json(lease, *by, *relay, operation.change.timestamp, server), None)
                 }
-                Row::Gone { .. } => TxnOp::delete(key(operation.address), None),
-            })
-            .collect();
-        let keys: Vec<String> = operations.iter().map(|operation| key(operation.address)).collect();
-        let reads: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+                Row::Gone { .. } => TxnOp::delete(key, None),
+            });
+            reads.push(TxnOp::get(key, None));
+        }
         Self::Write(Txn::new().when(conditions).and_then(writes).or_else(reads), keys)
     }
 

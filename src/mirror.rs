@@ -21,7 +21,7 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{self, Counters};
 use crate::handover::{Changes, Handover};
 use crate::lease::{Change, Lease, LeaseType, Operation, Owner, Row};
 use crate::messages;
@@ -76,7 +76,7 @@ pub struct Mirror<K> {
     worker: Mutex<Option<Worker>>,
     /// Whether there is a worker, to be asked without its lock.
     working: AtomicBool,
-    published: Mutex<[i64; 7]>,
+    published: Mutex<[i64; counters::NUMBER]>,
 }
 
 impl<K: Kea> Mirror<K> {
@@ -100,7 +100,7 @@ impl<K: Kea> Mirror<K> {
             marks: Mutex::default(),
             worker: Mutex::default(),
             working: AtomicBool::new(false),
-            published: Mutex::new([-1; 7]),
+            published: Mutex::new([-1; counters::NUMBER]),
         }
     }
 

@@ -99,12 +99,6 @@ impl Pending {
         self.len() == 0
     }
 
-    /// Whether [`next_batch`](Self::next_batch) would give one.
-    #[must_use]
-    pub fn has_batch(&self) -> bool {
-        !self.due.is_empty() || !self.halves.is_empty()
-    }
-
     /// The next transaction's operations; `None` when nothing is due. The batch must come back through
     /// [`landed`](Self::landed), [`conflicted`](Self::conflicted), [`failed`](Self::failed) or
     /// [`refused`](Self::refused).
@@ -137,10 +131,7 @@ impl Pending {
     /// The transaction was applied at `revision`.
     pub fn landed(&mut self, batch: Batch, revision: i64) {
         for Operation { address, change, .. } in batch.operations {
-            match change.row {
-                Row::Held { .. } => self.known.insert(address, revision),
-                Row::Gone { .. } => self.known.remove(&address),
-            };
+            self.see(address, if matches!(change.row, Row::Held { .. }) { revision } else { 0 });
             self.settle(address);
         }
     }
@@ -156,19 +147,14 @@ impl Pending {
                 guard::decide(&change, server, found.as_ref())
             };
             match verdict {
-                Verdict::Write { revision: 0 } => {
-                    self.known.remove(&address);
-                    conflicts.retried += 1;
-                    self.put_back(address, change);
-                }
                 Verdict::Write { revision } => {
-                    self.known.insert(address, revision);
+                    self.see(address, revision);
                     conflicts.retried += 1;
                     self.put_back(address, change);
                 }
                 Verdict::Yield => {
                     // Unknown on purpose: the next change of this address is to be compared as well.
-                    self.known.remove(&address);
+                    self.see(address, 0);
                     conflicts.yielded += 1;
                     self.settle(address);
                 }
@@ -208,6 +194,15 @@ impl Pending {
             self.failed(Batch { operations });
         }
         self.waiting
+    }
+
+    /// The key has this revision; 0 when it does not exist, or when nobody knows.
+    fn see(&mut self, address: IpAddr, revision: i64) {
+        if revision == 0 {
+            self.known.remove(&address);
+        } else {
+            self.known.insert(address, revision);
+        }
     }
 
     fn put_back(&mut self, address: IpAddr, change: Box<Change>) {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{self, Counters};
 use crate::etcd::{Answer, Failure, Request};
 use crate::handover::{Changes, Handover};
 use crate::lease::Row;
@@ -142,7 +142,7 @@ struct Mirroring<'a> {
     /// Set when no member took a write after the order to stop: there is no use in trying until the deadline.
     given_up: bool,
     /// What Kea's main thread was last woken for.
-    counted: [i64; 7],
+    counted: [i64; counters::NUMBER],
 }
 
 impl<'a> Mirroring<'a> {
@@ -167,7 +167,7 @@ impl<'a> Mirroring<'a> {
             overflowing: false,
             stopping: false,
             given_up: false,
-            counted: [0; 7],
+            counted: [0; counters::NUMBER],
         }
     }
 
@@ -322,8 +322,14 @@ impl<'a> Mirroring<'a> {
     }
 
     fn failed(&mut self, batch: Option<Batch>, failure: Failure, choice: u64) {
-        match failure {
-            Failure::NoAnswer(reason) => {
+        match (failure, batch) {
+            (Failure::Refused(reason), Some(batch)) => {
+                if let Some(operation) = self.pending.refused(batch) {
+                    error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
+                }
+            }
+            // No etcd refuses a probe for good; whatever stands in its place is left.
+            (Failure::NoAnswer(reason) | Failure::Refused(reason), batch) => {
                 if let Some(batch) = batch {
                     self.pending.failed(batch);
                 }
@@ -332,20 +338,8 @@ impl<'a> Mirroring<'a> {
                     self.leave_member(&reason);
                 }
             }
-            Failure::NoSpace(reason) => self.hold(batch, messages::NO_SPACE, &reason),
-            Failure::Denied(reason) => self.hold(batch, messages::DENIED, &reason),
-            Failure::Refused(reason) => {
-                let Some(batch) = batch else {
-                    // No etcd refuses a probe for good; whatever stands in its place is left.
-                    if choice == self.choice {
-                        self.leave_member(&reason);
-                    }
-                    return;
-                };
-                if let Some(operation) = self.pending.refused(batch) {
-                    error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
-                }
-            }
+            (Failure::NoSpace(reason), batch) => self.hold(batch, messages::NO_SPACE, &reason),
+            (Failure::Denied(reason), batch) => self.hold(batch, messages::DENIED, &reason),
         }
     }
 
