@@ -35,7 +35,7 @@ messages! {
     QUEUE_OVERFLOW = "ETCD_QUEUE_OVERFLOW";
     /// A command changed leases without naming their addresses; their records stay as they are until the leases change again.
     UNNAMED_CHANGES = "ETCD_UNNAMED_CHANGES";
-    /// The lease database could not be read for an address, for the reason given; its record stays as it is until the lease changes again.
+    /// The lease database could not be read for an address, for the reason given; its record stays as it is meanwhile, and it is read again about every second until that succeeds.
     READ_FAILED = "ETCD_READ_FAILED";
     /// Unloaded with everything written, or with what is left unwritten; what is left is written by the next load in the same process.
     UNLOADED = "ETCD_UNLOADED";
