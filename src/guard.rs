@@ -66,23 +66,11 @@ pub fn decide(change: &Change, server: &str, found: Option<&Found>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Lease, Operation, Owner, Protocol};
+    use crate::lease::{Lease, Operation, Owner};
     use crate::record;
 
     fn lease(cltt: i64, client: u8) -> Lease {
-        Lease {
-            address: record::v4(0x0a00_0001),
-            state: 0,
-            hwaddr: [client; 6].into(),
-            protocol: Protocol::V4 { client_id: [].into() },
-            hostname: [].into(),
-            fqdn_fwd: false,
-            fqdn_rev: false,
-            subnet_id: 1,
-            cltt,
-            valid_lft: 100,
-            user_context: "".into(),
-        }
+        Lease { hwaddr: [client; 6].into(), cltt, valid_lft: 100, ..Lease::plain_v4(1) }
     }
 
     fn held(cltt: i64, timestamp: i64) -> Change {

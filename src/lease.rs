@@ -118,6 +118,26 @@ impl Lease {
     }
 }
 
+#[cfg(test)]
+impl Lease {
+    /// A DHCPv4 lease of an hour that knows no more than its address, for tests to fill in.
+    pub(crate) fn plain_v4(address: u32) -> Self {
+        Self {
+            address: std::net::Ipv4Addr::from_bits(address).into(),
+            state: STATE_ASSIGNED,
+            hwaddr: [].into(),
+            protocol: Protocol::V4 { client_id: [].into() },
+            hostname: [].into(),
+            fqdn_fwd: false,
+            fqdn_rev: false,
+            subnet_id: 1,
+            cltt: 0,
+            valid_lft: 3600,
+            user_context: "".into(),
+        }
+    }
+}
+
 /// Who a lease belongs to: the client identifier or hardware address of DHCPv4, DUID and IAID of DHCPv6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {

@@ -199,17 +199,13 @@ mod tests {
 
     fn v4_lease() -> Lease {
         Lease {
-            address: "192.0.2.10".parse().unwrap(),
-            state: 0,
             hwaddr: [0xaa, 0xbb, 0xcc, 0, 1, 2].into(),
             protocol: Protocol::V4 { client_id: [1, 0xaa].into() },
             hostname: b"printer.example".as_slice().into(),
-            fqdn_fwd: false,
             fqdn_rev: true,
             subnet_id: 7,
             cltt: 1_700_000_000,
-            valid_lft: 3600,
-            user_context: "".into(),
+            ..Lease::plain_v4(0xc000_020a)
         }
     }
 
