@@ -46,9 +46,7 @@ fn kea_does_not_start_and_says_why() {
 #[test]
 fn a_bad_reload_is_told_and_a_good_one_mends_it() {
     let etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
-    // Not before it is connected: a load that is replaced sooner never says so.
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
     let good = kea.config();
     let mut bad = good.clone();
     bad["Dhcp4"]["hooks-libraries"][1]["parameters"]["queue-size"] = json!("many");

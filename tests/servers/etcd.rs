@@ -1,13 +1,14 @@
 //! An etcd of the test's own, asked with plain `etcdctl`.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ports;
+use crate::program::{self, command};
 
 pub const LEASES: &str = "/nnoe/dhcp/leases/";
 
@@ -18,16 +19,6 @@ pub struct Etcd {
     dir: TempDir,
     port: u16,
     peer_port: u16,
-}
-
-/// A program to be run in a network namespace, or in the test's own when `host` is empty.
-pub fn command(program: &str, host: &str) -> Command {
-    if host.is_empty() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", host, program]);
-    command
 }
 
 impl Etcd {
@@ -47,30 +38,30 @@ impl Etcd {
 
     fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16) -> Child {
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        command("etcd", host)
-            .args(["--data-dir", dir.path().join("data").to_str().unwrap()])
+        let mut etcd = command("etcd", host);
+        etcd.args(["--data-dir", dir.path().join("data").to_str().unwrap()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("etcd runs (Debian: etcd-server)")
+            .args(["--initial-cluster", &format!("default={peer}")]);
+        program::start(&mut etcd, &dir.path().join("log"))
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = command("etcdctl", &self.host)
+    fn ask(&self, seconds: u32, arguments: &[&str]) -> Output {
+        command("etcdctl", &self.host)
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url(), "--command-timeout=10s"])
+            .args(["--endpoints", &self.url(), &format!("--command-timeout={seconds}s")])
             .args(arguments)
             .output()
-            .expect("etcdctl runs (Debian: etcd-client)");
+            .expect("etcdctl runs (Debian: etcd-client)")
+    }
+
+    /// What plain `etcdctl` answers; it must succeed.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self.ask(10, arguments);
         assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -78,11 +69,7 @@ impl Etcd {
     fn wait_healthy(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let health = command("etcdctl", &self.host)
-                .env("ETCDCTL_API", "3")
-                .args(["--endpoints", &self.url(), "--command-timeout=1s", "get", "x"])
-                .output()
-                .unwrap();
+            let health = self.ask(1, &["get", "x"]);
             if health.status.success() {
                 return;
             }
@@ -110,17 +97,11 @@ impl Etcd {
 
     /// Stops answering, keeps its connections and its port.
     pub fn hang(&self) {
-        self.signal("STOP");
+        program::signal(&self.child, "STOP");
     }
 
     pub fn resume(&self) {
-        self.signal("CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        assert!(
-            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap().success()
-        );
+        program::signal(&self.child, "CONT");
     }
 
     pub fn kill(&mut self) {

@@ -82,8 +82,7 @@ fn without_etcd_kea_starts_serves_reloads_and_stops() {
 #[test]
 fn with_a_hung_etcd_kea_stops_within_flush_timeout_and_a_second() {
     let etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).parameter("flush-timeout", json!(1500)));
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()).parameter("flush-timeout", json!(1500)));
     etcd.hang();
     slowest(&mut Client4::new(&kea, 1, 0), 0, 20);
     let (status, took) = kea.stop();
@@ -140,8 +139,7 @@ fn somebody_elses_writes_do_not_keep_ours_out() {
 #[test]
 fn a_full_queue_is_counted_and_told_once() {
     let etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).parameter("queue-size", json!(10)));
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()).parameter("queue-size", json!(10)));
     etcd.hang();
     let mut client = Client4::new(&kea, 1, 0);
     let during = slowest(&mut client, 0, 30);

@@ -4,14 +4,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::etcd::command;
 use crate::ports;
+use crate::program::{self, command};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -142,6 +142,14 @@ impl Kea {
         Self::started(Self::spawn(wanted), wanted)
     }
 
+    /// Starts a server and waits until its worker is connected too: one that is replaced, or whose etcd stops, sooner may
+    /// never be.
+    pub fn start_connected(wanted: &Wanted) -> Self {
+        let mut kea = Self::start(wanted);
+        kea.wait_log("ETCD_CONNECTED", 1);
+        kea
+    }
+
     /// Starts in a network namespace, on the ports that clients expect.
     pub fn start_in(host: &str, wanted: &Wanted) -> Self {
         Self::started(Self::spawn_in(host, wanted, Ports::default()), wanted)
@@ -168,18 +176,13 @@ impl Kea {
     }
 
     fn run(host: &str, family: Family, dir: &Path, ports: &Ports) -> Child {
-        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        command(service(family).0, host)
-            .args(["-c", dir.join("kea.conf").to_str().unwrap()])
+        let mut kea = command(service(family).0, host);
+        kea.args(["-c", dir.join("kea.conf").to_str().unwrap()])
             .args(ports.server.iter().flat_map(|port| ["-p".into(), port.to_string()]))
             .args(ports.client.iter().flat_map(|port| ["-P".into(), port.to_string()]))
             .env("KEA_PIDFILE_DIR", dir)
-            .env("KEA_LOCKFILE_DIR", "none")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("Kea runs (Debian: kea-dhcp4-server, kea-dhcp6-server)")
+            .env("KEA_LOCKFILE_DIR", "none");
+        program::start(&mut kea, &dir.join("log"))
     }
 
     pub fn log(&self) -> String {
@@ -254,8 +257,7 @@ impl Kea {
     }
 
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(done.success());
+        program::signal(&self.child, name);
     }
 
     /// Ends the server as an operator does and tells how long that took.

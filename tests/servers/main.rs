@@ -9,6 +9,7 @@ mod etcd;
 mod kea;
 mod mirrored;
 mod ports;
+mod program;
 
 mod bad_parameters;
 mod etcd_faults;

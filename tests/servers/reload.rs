@@ -73,8 +73,7 @@ fn reloads_under_load_with_packet_threads() {
 #[test]
 fn changes_that_no_reload_could_write_are_written_when_etcd_is_back() {
     let mut etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()).parameter("flush-timeout", json!(200)));
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()).parameter("flush-timeout", json!(200)));
     etcd.kill();
     let mut client = Client4::new(&kea, 1, 0);
     for (number, reload) in [(1, "config-reload"), (2, "libreload"), (3, "config-reload")] {
@@ -89,8 +88,7 @@ fn changes_that_no_reload_could_write_are_written_when_etcd_is_back() {
 #[test]
 fn everything_is_written_before_kea_ends() {
     let etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
     etcd.hang();
     let mut client = Client4::new(&kea, 1, 0);
     for number in 0..200 {

@@ -53,8 +53,7 @@ fn user_contexts_are_embedded() {
 #[test]
 fn a_record_that_etcd_does_not_take_is_named_and_keeps_no_other_out() {
     let etcd = Etcd::start();
-    let mut kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
-    kea.wait_log("ETCD_CONNECTED", 1);
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
     etcd.hang();
     let lease = |number: u32| json!({ "ip-address": format!("10.0.1.{number}"), "hw-address": "0a:00:00:00:00:01", "subnet-id": 7 });
     let mut huge = lease(50);
