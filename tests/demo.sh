@@ -39,11 +39,10 @@ ctl() { ETCDCTL_API=3 in_server etcdctl "$@"; }
 
 # wait_for SECONDS COMMAND...: until the command succeeds.
 wait_for() {
-    tries=$(($1 * 10))
+    deadline=$(($(date +%s) + $1))
     shift
     until "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        if [ $tries -le 0 ]; then
+        if [ "$(date +%s)" -ge $deadline ]; then
             echo "gave up waiting for: $*" >&2
             tail -n 20 "$dir"/*.log >&2
             exit 1
@@ -75,7 +74,13 @@ wait_for 10 link_local $server srv
 wait_for 10 link_local $client cli
 
 say "an etcd, a kea-dhcp4 and a kea-dhcp6 with the hook"
-ip netns exec $server etcd --data-dir "$dir/etcd" >"$dir/etcd.log" 2>&1 &
+# By number: etcd's default asks for the address of "localhost", which not every machine can tell.
+member=http://127.0.0.1:2379
+peer=http://127.0.0.1:2380
+etcd="etcd --data-dir $dir/etcd --listen-client-urls $member --advertise-client-urls $member
+    --listen-peer-urls $peer --initial-advertise-peer-urls $peer --initial-cluster default=$peer"
+# shellcheck disable=SC2086 # a command with its words
+ip netns exec $server $etcd >"$dir/etcd.log" 2>&1 &
 pids="$pids $!"
 wait_for 30 ctl get x
 
@@ -162,13 +167,13 @@ client6 -r
 show 0
 
 say "etcd is killed; a client comes all the same; etcd comes back"
-# shellcheck disable=SC2086 # a list of process numbers
+# shellcheck disable=SC2086 # a list of process numbers, and a command with its words
 set -- $pids
 kill "$1"
 wait "$1" 2>/dev/null || true
 client4 -1
 wait_for 10 grep -q ETCD_UNREACHABLE "$dir/kea4.log"
-ip netns exec $server etcd --data-dir "$dir/etcd" >>"$dir/etcd.log" 2>&1 &
+ip netns exec $server $etcd >>"$dir/etcd.log" 2>&1 &
 pids="$pids $!"
 wait_for 30 ctl get x
 show 1
