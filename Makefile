@@ -15,7 +15,7 @@ test: packages
 	# The parts that need no Kea, alone.
 	cargo test --locked --no-default-features
 	# Everything, in real servers.
-	cargo test --locked
+	cargo test --locked --test servers
 
 packages:
 	tests/packages.sh

@@ -38,6 +38,7 @@ using isc::dhcp::Lease4Ptr;
 using isc::dhcp::Lease6CollectionPtr;
 using isc::dhcp::Lease6Ptr;
 using isc::dhcp::LeaseMgrFactory;
+using isc::dhcp::LeasePageSize;
 using isc::dhcp::Pkt4Ptr;
 using isc::dhcp::Pkt6Ptr;
 
@@ -127,6 +128,10 @@ void check_states() {
     }
 }
 
+rust::String kea_version() {
+    return std::string(VERSION);
+}
+
 rust::String process_name() {
     return isc::process::Daemon::getProcName();
 }
@@ -134,6 +139,20 @@ rust::String process_name() {
 rust::String parameters(LibraryHandle& handle) {
     const ConstElementPtr all = handle.getParameters();
     return all ? all->str() : std::string("{}");
+}
+
+void register_command(LibraryHandle& handle, rust::Str name) {
+    handle.registerCommandCallout(std::string(name), [](CalloutHandle& callout) {
+        try {
+            ConstElementPtr command;
+            callout.getArgument("command", command);
+            const std::string answer(own_command(command ? command->str() : std::string("{}")));
+            callout.setArgument("response", ConstElementPtr(isc::data::Element::fromJSON(answer)));
+        } catch (...) {
+            return 1; // Kea says that the command has no answer
+        }
+        return 0;
+    });
 }
 
 void read_lease4(std::uint32_t address, LeaseReader& reader) {
@@ -153,6 +172,19 @@ void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type,
         }
     }
     if (lease) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader) {
+    for (const auto& lease : LeaseMgrFactory::instance().getLeases4(IOAddress(after), LeasePageSize(limit))) {
+        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+    }
+}
+
+void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader) {
+    const IOAddress bound = IOAddress::fromBytes(AF_INET6, after.data());
+    for (const auto& lease : LeaseMgrFactory::instance().getLeases6(bound, LeasePageSize(limit))) {
         show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
     }
 }

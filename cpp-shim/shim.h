@@ -10,6 +10,7 @@
 #include <rust/cxx.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 
@@ -39,21 +40,30 @@ using isc::hooks::LibraryHandle;
 
 // Defined by Rust (src/bridge.rs).
 struct LeaseReader;
+struct PageReader;
 struct Exchange;
 
 // The process that loads the library.
 std::int32_t hooks_version();
+rust::String kea_version();
 void check_states();
 rust::String process_name();
 
 // The `parameters` of this library as JSON text; "{}" when there are none.
 rust::String parameters(LibraryHandle& handle);
 
+// A command of the library's own, to be answered by own_command() of the Rust half.
+void register_command(LibraryHandle& handle, rust::Str name);
+
 // The lease database. The lease, if there is one, is shown to the reader. A DHCPv6 lease is looked for as each type,
 // the given one first, since one key stands for an address whatever its type.
 void read_lease4(std::uint32_t address, LeaseReader& reader);
 void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type, LeaseReader& reader);
 bool lease_database_open();
+
+// A page of it: at most `limit` leases after an address, in the order of the addresses. All types of DHCPv6 leases.
+void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader);
+void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader);
 
 // The main loop: once listening, waking it (from any thread) calls main_loop_turn() on the main thread.
 void listen_main_loop();

@@ -18,12 +18,13 @@ use std::sync::{PoisonError, RwLock};
 use once_cell::sync::OnceCell;
 use tracing::{Level, error, info};
 
+use crate::commands;
 use crate::config::Config;
 use crate::handover::Changes;
-use crate::lease::{self, Lease, LeaseType, Operation, Protocol};
+use crate::lease::{self, Family, Lease, LeaseType, Operation, Protocol};
 use crate::log::{self, Log};
 use crate::messages;
-use crate::mirror::{Family, Kea, Mirror};
+use crate::mirror::{Kea, Mirror};
 use crate::record::{relay, v4};
 
 /// `include/dhcp_etcd.h`, as bindgen reads it.
@@ -53,12 +54,16 @@ mod ffi {
         type LeaseRow = super::abi::dhcp_etcd_lease;
 
         fn hooks_version() -> i32;
+        fn kea_version() -> String;
         fn check_states() -> Result<()>;
         fn process_name() -> Result<String>;
         fn parameters(handle: Pin<&mut LibraryHandle>) -> Result<String>;
+        fn register_command(handle: Pin<&mut LibraryHandle>, name: &str) -> Result<()>;
 
         fn read_lease4(address: u32, reader: &mut LeaseReader) -> Result<()>;
         fn read_lease6(address: &[u8; 16], lease_type: u8, reader: &mut LeaseReader) -> Result<()>;
+        fn read_page4(after: u32, limit: usize, reader: &mut PageReader) -> Result<()>;
+        fn read_page6(after: &[u8; 16], limit: usize, reader: &mut PageReader) -> Result<()>;
         fn lease_database_open() -> Result<bool>;
 
         fn listen_main_loop() -> Result<()>;
@@ -83,12 +88,16 @@ mod ffi {
         type LeaseReader;
         fn accept(self: &mut LeaseReader, row: &LeaseRow);
 
+        type PageReader;
+        fn accept(self: &mut PageReader, row: &LeaseRow);
+
         type Exchange<'a>;
         fn deleted(self: &mut Exchange, row: &LeaseRow);
         fn assigned4(self: &mut Exchange, address: u32, giaddr: u32);
         fn assigned6(self: &mut Exchange, address: &[u8; 16], lease_type: u8, link: &[u8; 16]);
 
         fn main_loop_turn();
+        fn own_command(command: &str) -> String;
     }
 }
 
@@ -107,6 +116,18 @@ impl LeaseReader {
             self.lease_type = Some(lease_type(row.type_));
             self.lease = Some(copy(row));
         });
+    }
+}
+
+/// Takes the leases of a page.
+#[derive(Default)]
+struct PageReader {
+    leases: Vec<Lease>,
+}
+
+impl PageReader {
+    fn accept(&mut self, row: &LeaseRow) {
+        never_unwind("reading a page of leases", || self.leases.push(copy(row)));
     }
 }
 
@@ -209,6 +230,25 @@ impl Kea for KeaServer {
         Ok(reader.lease)
     }
 
+    fn read_page(&self, after: IpAddr, limit: usize) -> Result<Vec<Lease>, String> {
+        let mut reader = PageReader { leases: Vec::with_capacity(limit) };
+        match after {
+            IpAddr::V4(after) => ffi::read_page4(after.to_bits(), limit, &mut reader),
+            IpAddr::V6(after) => ffi::read_page6(&after.octets(), limit, &mut reader),
+        }
+        .map_err(|exception| exception.what().to_owned())?;
+        Ok(reader.leases)
+    }
+
+    fn version(&self) -> String {
+        ffi::kea_version()
+    }
+
+    fn on_main_thread(&self) -> bool {
+        // SAFETY: neither call takes an argument or can fail (gettid(2), getpid(2)).
+        unsafe { libc::gettid() == libc::getpid() }
+    }
+
     fn lease_database_open(&self) -> bool {
         ffi::lease_database_open().unwrap_or(false)
     }
@@ -295,6 +335,15 @@ fn main_loop_turn() {
     });
 }
 
+/// One of the library's own commands, as JSON text; the answer.
+fn own_command(command: &str) -> String {
+    let answered = never_unwind("a command", || {
+        let loaded = loaded().read().unwrap_or_else(PoisonError::into_inner);
+        loaded.mirror.as_ref().map(|mirror| mirror.own_command(command).to_string())
+    });
+    answered.flatten().unwrap_or_else(|| r#"{"result":1,"text":"the library is not loaded"}"#.into())
+}
+
 /// Runs `work` on what is loaded. Always 0: a callout that fails is our affair, Kea goes on.
 fn with_mirror(what: &str, work: impl FnOnce(&Mirror<KeaServer>) -> Result<(), cxx::Exception>) -> c_int {
     never_unwind(what, || {
@@ -333,12 +382,13 @@ pub unsafe extern "C" fn load(handle: *mut LibraryHandle) -> c_int {
     c_int::from(result != Some(true))
 }
 
-fn try_load(handle: Pin<&mut LibraryHandle>) -> bool {
+fn try_load(mut handle: Pin<&mut LibraryHandle>) -> bool {
     for (id, _) in messages::ALL {
         let _ = ffi::add_message(id);
     }
     log::install(KeaLog);
     let parameters = ffi::check_states()
+        .and_then(|()| commands::NAMES.iter().try_for_each(|name| ffi::register_command(handle.as_mut(), name)))
         .and_then(|()| ffi::process_name())
         .and_then(|process| Ok((process, ffi::parameters(handle)?)));
     let (process, parameters) = match parameters {
@@ -491,7 +541,7 @@ callouts! {
     /// A command has been carried out.
     command_processed => |mirror, mut handle| {
         let name = ffi::command_name(handle.as_mut())?;
-        if name.starts_with("lease") {
+        if name.starts_with("lease") || name == "ha-sync" {
             mirror.command(&name, &ffi::command_arguments(handle)?);
         }
         Ok(())

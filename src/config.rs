@@ -7,6 +7,8 @@ use std::time::Duration;
 use http::Uri;
 use serde_json::{Map, Value};
 
+use crate::index::Kind;
+
 /// The parameters as they hold for one load of the library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -22,6 +24,14 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Changed addresses that may wait to be written.
     pub queue_size: usize,
+    /// Whether records vanish by themselves when no server is left to remove them.
+    pub expire_keys: bool,
+    /// Seconds after the end of a lease at which they do.
+    pub expire_grace: i64,
+    /// Between full comparisons; `None` when only events trigger them.
+    pub resync_interval: Option<Duration>,
+    /// By what leases can be found through index keys.
+    pub index: Vec<Kind>,
     /// How long unloading may wait for what is still unwritten.
     pub flush_timeout: Duration,
 }
@@ -43,8 +53,19 @@ impl Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Every parameter's name.
-const NAMES: [&str; 7] =
-    ["endpoints", "prefix", "server-name", "connect-timeout", "request-timeout", "queue-size", "flush-timeout"];
+const NAMES: [&str; 11] = [
+    "endpoints",
+    "prefix",
+    "server-name",
+    "connect-timeout",
+    "request-timeout",
+    "queue-size",
+    "expire-keys",
+    "expire-grace",
+    "resync-interval",
+    "index",
+    "flush-timeout",
+];
 
 /// Milliseconds that a time-out may have.
 const TIMEOUT: RangeInclusive<u64> = 10..=600_000;
@@ -70,6 +91,13 @@ impl Config {
             request_timeout: milliseconds(&map, "request-timeout", 5000, TIMEOUT)?,
             queue_size: usize::try_from(number(&map, "queue-size", 65_536, 1..=16_777_216, "addresses")?)
                 .unwrap_or(usize::MAX),
+            expire_keys: boolean(&map, "expire-keys", true)?,
+            expire_grace: i64::try_from(number(&map, "expire-grace", 120, 0..=31_536_000, "seconds")?).unwrap_or(120),
+            resync_interval: match number(&map, "resync-interval", 3600, 0..=31_536_000, "seconds")? {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
+            index: index(&map)?,
             flush_timeout: milliseconds(&map, "flush-timeout", 3000, 0..=600_000)?,
         })
     }
@@ -85,6 +113,11 @@ fn string<'a>(map: &'a Map<String, Value>, name: &str, accepted: &str) -> Result
         Some(Value::String(text)) => Ok(Some(text)),
         Some(other) => Err(fault(name, other, accepted)),
     }
+}
+
+fn boolean(map: &Map<String, Value>, name: &str, default: bool) -> Result<bool, ConfigError> {
+    let Some(value) = map.get(name) else { return Ok(default) };
+    value.as_bool().ok_or_else(|| fault(name, value, "true or false"))
 }
 
 fn number(
@@ -129,6 +162,22 @@ fn endpoints(map: &Map<String, Value>) -> Result<Vec<String>, ConfigError> {
         .collect()
 }
 
+fn index(map: &Map<String, Value>) -> Result<Vec<Kind>, ConfigError> {
+    const NAME: &str = "index";
+    let accepted = || format!("a list of {}, each at most once", Kind::ALL.map(Kind::name).join(", "));
+    let Some(value) = map.get(NAME) else { return Ok(Vec::new()) };
+    let list = value.as_array().ok_or_else(|| fault(NAME, value, accepted()))?;
+    let mut kinds = Vec::new();
+    for value in list {
+        let kind = Kind::ALL.into_iter().find(|kind| value.as_str() == Some(kind.name()));
+        match kind.filter(|kind| !kinds.contains(kind)) {
+            Some(kind) => kinds.push(kind),
+            None => return Err(fault(NAME, value, accepted())),
+        }
+    }
+    Ok(kinds)
+}
+
 fn prefix(map: &Map<String, Value>) -> Result<String, ConfigError> {
     const ACCEPTED: &str = "printable ASCII text that begins with '/', has no empty part and no '/' at its end";
     let Some(text) = string(map, "prefix", ACCEPTED)? else { return Ok("/nnoe/dhcp".into()) };
@@ -170,6 +219,9 @@ mod tests {
         assert_eq!(config.request_timeout, Duration::from_secs(5));
         assert_eq!(config.queue_size, 65_536);
         assert_eq!(config.flush_timeout, Duration::from_secs(3));
+        assert!(config.expire_keys && config.index.is_empty());
+        assert_eq!(config.expire_grace, 120);
+        assert_eq!(config.resync_interval, Some(Duration::from_secs(3600)));
         assert!(!config.server_name.is_empty());
     }
 
@@ -177,7 +229,8 @@ mod tests {
     fn every_parameter_is_read() {
         let config = Config::parse(
             r#"{"endpoints":["http://10.0.0.1:2379","http://[::1]:2379/"],"prefix":"/a/b","server-name":"s1",
-               "connect-timeout":100,"request-timeout":200,"queue-size":3,"flush-timeout":0}"#,
+               "connect-timeout":100,"request-timeout":200,"queue-size":3,"flush-timeout":0,"expire-keys":false,
+               "expire-grace":0,"resync-interval":0,"index":["duid","hostname"]}"#,
         )
         .unwrap();
         assert_eq!(
@@ -189,6 +242,10 @@ mod tests {
                 connect_timeout: Duration::from_millis(100),
                 request_timeout: Duration::from_millis(200),
                 queue_size: 3,
+                expire_keys: false,
+                expire_grace: 0,
+                resync_interval: None,
+                index: vec![Kind::Duid, Kind::Hostname],
                 flush_timeout: Duration::ZERO,
             }
         );
@@ -198,7 +255,13 @@ mod tests {
     fn a_bad_parameter_is_named_with_what_was_found_and_what_is_accepted() {
         for (parameters, name, found) in [
             (r#"{"endpoint":[]}"#, "endpoint", "an unknown name"),
-            (r#"{"expire-keys":true}"#, "expire-keys", "an unknown name"),
+            (r#"{"metrics-address":"[::1]:1"}"#, "metrics-address", "an unknown name"),
+            (r#"{"expire-keys":"yes"}"#, "expire-keys", r#""yes""#),
+            (r#"{"expire-grace":-1}"#, "expire-grace", "-1"),
+            (r#"{"resync-interval":0.5}"#, "resync-interval", "0.5"),
+            (r#"{"index":"duid"}"#, "index", r#""duid""#),
+            (r#"{"index":["mac"]}"#, "index", r#""mac""#),
+            (r#"{"index":["duid","duid"]}"#, "index", r#""duid""#),
             (r#"{"endpoints":[]}"#, "endpoints", "[]"),
             (r#"{"endpoints":"http://a:1"}"#, "endpoints", r#""http://a:1""#),
             (r#"{"endpoints":[7]}"#, "endpoints", "7"),

@@ -24,7 +24,7 @@ impl Counter {
 }
 
 /// How many counters there are.
-pub const NUMBER: usize = 7;
+pub const NUMBER: usize = 8;
 
 /// The counters since the library was loaded.
 #[derive(Debug, Default)]
@@ -39,6 +39,8 @@ pub struct Counters {
     pub conflicts: Counter,
     /// Requests that failed and records that were refused.
     pub errors: Counter,
+    /// Comparisons done, those of `etcd-verify` not counted.
+    pub resyncs: Counter,
     /// Changes dropped because the queue was full.
     pub queue_overflows: Counter,
     /// Addresses that wait to be written.
@@ -55,6 +57,7 @@ impl Counters {
             ("etcd-deletes", self.deletes.get()),
             ("etcd-conflicts", self.conflicts.get()),
             ("etcd-errors", self.errors.get()),
+            ("etcd-resyncs", self.resyncs.get()),
             ("etcd-queue-overflows", self.queue_overflows.get()),
             ("etcd-pending", self.pending.get()),
         ]

@@ -1,17 +1,25 @@
-//! One request to one etcd member: a guarded transaction or a probe, and what its failure means.
+//! One request to one etcd member, and what its failure means.
 //!
 //! The client crate neither fails over nor bounds every wait, so each member has a client of its own and each call an
 //! outer deadline.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, KvClient, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, GetResponse, KeyValue, KvClient,
+    LeaseClient, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions,
+};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::guard::Found;
+use crate::guard::{Found, FoundKey};
 use crate::lease::Row;
+use crate::lifetime::Window;
 use crate::pending::Batch;
-use crate::record::{self, LeaseKeys, Summary};
+use crate::presence;
+use crate::record::{self, Summary};
+use crate::writer::{Action, Writer};
 
 /// Why a request failed, by what to do about it. The text is etcd's.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +32,10 @@ pub enum Failure {
     Denied(String),
     /// This very request will never be taken.
     Refused(String),
+    /// An etcd lease that records were to hang on does not exist any more.
+    LeaseGone(String),
+    /// The revision asked for cannot be read any more.
+    Compacted(String),
 }
 
 /// gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>) that etcd uses for more than one thing.
@@ -31,7 +43,14 @@ const INVALID_ARGUMENT: i32 = 3;
 const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;
 const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;
+
+/// Bytes that an answer may have: many times a page of records, and more than any value that etcd takes by default.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Seconds that a session outlives its server: the presence key's etcd lease.
+pub const SESSION_TTL: i64 = 15;
 
 impl Failure {
     fn of(error: &Error) -> Self {
@@ -55,77 +74,224 @@ impl Failure {
             {
                 Self::Refused(text)
             }
+            OUT_OF_RANGE if says("has been compacted") || says("future revision") => Self::Compacted(text),
             // Ours, not etcd's: what the keys hold is more than the client takes at once, so fewer are to be asked for.
             OUT_OF_RANGE if says("length too large") => Self::Refused(text),
+            NOT_FOUND if says("lease not found") => Self::LeaseGone(text),
             NOT_FOUND => Self::Refused(text),
             _ => Self::NoAnswer(text),
         }
     }
 }
 
+/// The connection to one member.
+#[derive(Clone)]
+pub struct Member {
+    kv: KvClient,
+    lease: LeaseClient,
+    watch: WatchClient,
+}
+
+impl Member {
+    async fn connect(endpoint: &str, connect_timeout: Duration) -> Result<Self, Error> {
+        // etcd closes connections that ping more often than every 5 s, or while idle (embed.DefaultGRPCKeepAliveMinTime).
+        let options = ConnectOptions::new()
+            .with_connect_timeout(connect_timeout)
+            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true);
+        let client = Client::connect([endpoint], Some(options)).await?;
+        Ok(Self {
+            kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
+            lease: client.lease_client(),
+            watch: client.watch_client().max_decoding_message_size(LARGEST_ANSWER),
+        })
+    }
+}
+
 /// What an answered request did.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
+    /// A session began.
+    Opened(Opened),
+    /// The session lives on, or (false) its etcd lease is gone.
+    KeptAlive(bool),
     /// Every operation was applied, at this revision.
     Landed {
         /// The revision.
         revision: i64,
     },
-    /// Nothing was applied since a condition failed; what each key holds, in the order of the batch.
-    Conflict(Vec<Option<Found>>),
-    /// The member answers.
-    Alive,
+    /// Nothing was applied: it was only asked, or a condition failed.
+    Seen {
+        /// What each key holds, in the order of the batch.
+        found: Vec<Found>,
+        /// The etcd lease that the presence key hangs on; 0 for none.
+        session: i64,
+    },
+    /// A page of keys.
+    Page(Page),
+    /// The session is over.
+    Closed,
+}
+
+/// A session that began.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its etcd lease.
+    pub lease: i64,
+    /// The revision of the transaction that began it.
+    pub revision: i64,
+    /// The `mod_revision` of the landmark; 0 when it does not exist.
+    pub landmark: i64,
+    /// `started_at` of the server that the presence key told of before.
+    pub before: Option<i64>,
+}
+
+/// A page of keys, read at one revision.
+#[derive(Debug)]
+pub struct Page {
+    /// Keys with what they hold, in the order of the keys.
+    pub pairs: Vec<KeyValue>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Keys in the whole range.
+    pub count: usize,
+    /// The revision that the whole range is read at.
+    pub revision: i64,
 }
 
 /// What to ask.
 #[derive(Debug)]
 pub enum Request {
-    /// A batch as a guarded transaction, with its keys.
-    Write(Txn, Vec<String>),
-    /// Whether the member answers: a local read of one key below this one.
-    Probe(String),
+    /// Begins a session: its etcd lease, and the presence key on it. Reads the landmark on the way.
+    Open {
+        /// The presence key.
+        presence: String,
+        /// What it is to hold.
+        value: Vec<u8>,
+        /// A key that we wrote.
+        landmark: String,
+    },
+    /// Writes the presence key anew.
+    Present {
+        /// The presence key.
+        presence: String,
+        /// What it is to hold.
+        value: Vec<u8>,
+        /// The session's etcd lease.
+        session: i64,
+    },
+    /// Keeps a session's etcd lease.
+    KeepAlive(i64),
+    /// Ends a session: its etcd lease, and with it the presence key.
+    Close(i64),
+    /// A batch as a guarded transaction. The etcd leases of the windows are granted before.
+    Write(Txn, Vec<(Window, i64)>),
+    /// What keys hold.
+    Look(Txn),
+    /// A page of a range.
+    Range {
+        /// The first key.
+        from: Vec<u8>,
+        /// The key after the last.
+        to: Vec<u8>,
+        /// The revision to read at; 0 for the newest.
+        revision: i64,
+        /// Keys at most.
+        limit: i64,
+        /// Whether the values are left out.
+        keys_only: bool,
+    },
 }
 
 impl Request {
-    /// The transaction that writes `batch` if each key still has its expected revision, and else reads every key.
+    /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
+    /// reads every key. `granted` tells whether the etcd lease of a window is known to exist.
     #[must_use]
-    pub fn write(batch: &Batch, keys: &LeaseKeys, server: &str) -> Self {
-        let operations = batch.operations();
-        let keys: Vec<String> = operations.iter().map(|operation| keys.of(operation.address)).collect();
-        let (mut conditions, mut writes, mut reads) = (Vec::new(), Vec::new(), Vec::new());
-        for (operation, key) in operations.iter().zip(&keys) {
-            let key = key.as_str();
-            conditions.push(Compare::mod_revision(key, CompareOp::Equal, operation.revision));
-            writes.push(match &operation.change.row {
-                Row::Held { lease, operation: by, relay } => {
-                    TxnOp::put(key, record::to_json(lease, *by, *relay, operation.change.timestamp, server), None)
+    pub fn write(
+        batch: &Batch,
+        writer: &Writer,
+        presence: &str,
+        session: i64,
+        granted: impl Fn(Window) -> bool,
+        now: i64,
+    ) -> Self {
+        let reads = Self::reads(batch.addresses(), writer, presence);
+        let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
+        let (mut operations, mut windows) = (Vec::new(), Vec::new());
+        for operation in batch.operations() {
+            let Some(write) = &operation.write else { continue };
+            let key = writer.keys.of(operation.address);
+            conditions.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, write.revision));
+            let etcd_lease = write.window().map_or(0, |window| window.id);
+            let on_lease = || PutOptions::new().with_lease(etcd_lease);
+            match (write.action, &operation.change.row) {
+                (Action::Put(_), Row::Held { lease, relay }) => {
+                    let change = &operation.change;
+                    let value = record::to_json(lease, change.operation, *relay, change.timestamp, &writer.server);
+                    operations.push(TxnOp::put(key, value, Some(on_lease())));
                 }
-                Row::Gone { .. } => TxnOp::delete(key, None),
-            });
-            reads.push(TxnOp::get(key, None));
+                (Action::Move(_), _) => operations.push(TxnOp::put(key, "", Some(on_lease().with_ignore_value()))),
+                (Action::Remove | Action::Put(_), _) => operations.push(TxnOp::delete(key, None)),
+                (Action::Keep(_), _) => {}
+            }
+            for key in &write.index {
+                operations.push(TxnOp::put(key.as_str(), "", Some(on_lease())));
+            }
+            for key in &write.outdated {
+                operations.push(TxnOp::delete(key.as_str(), None));
+            }
+            windows.extend(write.window().filter(|window| !granted(*window)).map(|window| (window, window.end - now)));
         }
-        Self::Write(Txn::new().when(conditions).and_then(writes).or_else(reads), keys)
+        windows.sort_unstable_by_key(|(window, _)| window.id);
+        windows.dedup();
+        Self::Write(Txn::new().when(conditions).and_then(operations).or_else(reads), windows)
     }
 
-    /// Sends the request over `client`, or over a new client of `endpoint`. Returns within the sum of both time-outs.
+    /// Reads the keys of addresses.
+    #[must_use]
+    pub fn look(addresses: impl Iterator<Item = IpAddr>, writer: &Writer, presence: &str) -> Self {
+        Self::Look(Txn::new().and_then(Self::reads(addresses, writer, presence)))
+    }
+
+    /// Removes index keys that belong to no record, if each still has the revision told: a lease that takes one of them
+    /// up again writes it anew.
+    #[must_use]
+    pub fn tidy(orphans: &[(Vec<u8>, i64)], presence: &str, session: i64) -> Self {
+        let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
+        let mut deletes = Vec::new();
+        for (key, revision) in orphans {
+            conditions.push(Compare::mod_revision(key.as_slice(), CompareOp::Equal, *revision));
+            deletes.push(TxnOp::delete(key.as_slice(), None));
+        }
+        Self::Write(Txn::new().when(conditions).and_then(deletes), Vec::new())
+    }
+
+    /// The presence key, then each key of the addresses.
+    fn reads(addresses: impl Iterator<Item = IpAddr>, writer: &Writer, presence: &str) -> Vec<TxnOp> {
+        let keys = addresses.map(|address| writer.keys.of(address));
+        std::iter::once(presence.to_owned()).chain(keys).map(|key| TxnOp::get(key, None)).collect()
+    }
+
+    /// Sends the request over `member`, or over a new connection to `endpoint`. Returns within the sum of both time-outs.
     ///
     /// # Errors
-    /// [`Failure`]; then the client should not be used again.
+    /// [`Failure`]; after [`Failure::NoAnswer`] the connection should not be used again.
     pub async fn send(
         self,
-        client: Option<KvClient>,
+        member: Option<Member>,
         endpoint: &str,
         connect_timeout: Duration,
         request_timeout: Duration,
-    ) -> Result<(KvClient, Answer), Failure> {
-        let whole = if client.is_some() { request_timeout } else { connect_timeout + request_timeout };
+    ) -> Result<(Member, Answer), Failure> {
+        let whole = if member.is_some() { request_timeout } else { connect_timeout + request_timeout };
         let exchange = async {
-            let mut client = match client {
-                Some(client) => client,
-                None => connect(endpoint, connect_timeout).await?,
+            let mut member = match member {
+                Some(member) => member,
+                None => Member::connect(endpoint, connect_timeout).await?,
             };
-            let answer = self.ask(&mut client).await?;
-            Ok((client, answer))
+            let answer = self.ask(&mut member).await?;
+            Ok((member, answer))
         };
         match timeout(whole, exchange).await {
             Ok(result) => result.map_err(|error| Failure::of(&error)),
@@ -133,42 +299,164 @@ impl Request {
         }
     }
 
-    async fn ask(self, client: &mut KvClient) -> Result<Answer, Error> {
+    async fn ask(self, member: &mut Member) -> Result<Answer, Error> {
         match self {
-            Self::Write(txn, keys) => {
-                let response = client.txn(txn).await?;
-                if response.succeeded() {
-                    let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-                    return Ok(Answer::Landed { revision });
-                }
-                let mut reads = response.op_responses().into_iter();
-                // One read a key, in order (etcd api/etcdserverpb/rpc.proto, TxnResponse.responses).
-                let found = keys.iter().map(|_| reads.next().as_ref().and_then(found)).collect();
-                Ok(Answer::Conflict(found))
+            Self::Open { presence, value, landmark } => open(member, presence, value, landmark).await,
+            Self::Present { presence, value, session } => {
+                let in_session = Compare::lease(presence.as_str(), CompareOp::Equal, session);
+                let put = TxnOp::put(presence, value, Some(PutOptions::new().with_lease(session)));
+                Ok(landed(&member.kv.txn(Txn::new().when([in_session]).and_then([put])).await?))
             }
-            Self::Probe(base) => {
-                let one = GetOptions::new().with_prefix().with_limit(1).with_keys_only().with_serializable();
-                client.get(base, Some(one)).await?;
-                Ok(Answer::Alive)
+            Self::KeepAlive(lease) => {
+                // The client takes the first answer itself. Of a lease that is gone etcd says that it has no time to live.
+                match member.lease.keep_alive(lease).await {
+                    Ok(_) => Ok(Answer::KeptAlive(true)),
+                    Err(Error::LeaseKeepAliveError(_)) => Ok(Answer::KeptAlive(false)),
+                    Err(error) => Err(error),
+                }
+            }
+            Self::Close(lease) => {
+                member.lease.revoke(lease).await?;
+                Ok(Answer::Closed)
+            }
+            Self::Write(txn, windows) => {
+                for (window, ttl) in windows {
+                    grant(member, window, ttl).await?;
+                }
+                Ok(landed(&member.kv.txn(txn).await?))
+            }
+            Self::Look(txn) => Ok(seen(&member.kv.txn(txn).await?)),
+            Self::Range { from, to, revision, limit, keys_only } => {
+                let mut options = GetOptions::new().with_range(to).with_limit(limit).with_revision(revision);
+                if keys_only {
+                    options = options.with_keys_only();
+                }
+                let mut answer = member.kv.get(from, Some(options)).await?;
+                let newest = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+                let revision = if revision == 0 { newest } else { revision };
+                let count = usize::try_from(answer.count()).unwrap_or(0);
+                Ok(Answer::Page(Page { more: answer.more(), count, pairs: answer.take_kvs(), revision }))
             }
         }
     }
 }
 
-fn found(response: &TxnOpResponse) -> Option<Found> {
-    let TxnOpResponse::Get(read) = response else { return None };
-    let pair = read.kvs().first()?;
-    Some(Found { revision: pair.mod_revision(), record: Summary::parse(pair.value()) })
+async fn open(member: &mut Member, presence: String, value: Vec<u8>, landmark: String) -> Result<Answer, Error> {
+    let lease = member.lease.grant(SESSION_TTL, None).await?.id();
+    let put = TxnOp::put(presence.as_str(), value, Some(PutOptions::new().with_lease(lease)));
+    // Operations of a transaction see those before them.
+    let txn = Txn::new().and_then([TxnOp::get(presence, None), TxnOp::get(landmark, None), put]);
+    let answer = member.kv.txn(txn).await?;
+    let reads: Vec<Option<KeyValue>> = answer.op_responses().into_iter().map(into_pair).collect();
+    let of = |place: usize| reads.get(place).and_then(Option::as_ref);
+    Ok(Answer::Opened(Opened {
+        lease,
+        revision: answer.header().map_or(0, etcd_client::ResponseHeader::revision),
+        before: of(0).and_then(|presence| presence::started_at(presence.value())),
+        landmark: of(1).map_or(0, KeyValue::mod_revision),
+    }))
 }
 
-async fn connect(endpoint: &str, connect_timeout: Duration) -> Result<KvClient, Error> {
-    // etcd closes connections that ping more often than every 5 s, or while idle (embed.DefaultGRPCKeepAliveMinTime).
-    let options = ConnectOptions::new()
-        .with_connect_timeout(connect_timeout)
-        .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
-        .with_keep_alive_while_idle(false)
-        .with_require_leader(true);
-    Ok(Client::connect([endpoint], Some(options)).await?.kv_client())
+/// Grants the etcd lease of a window, unless an earlier run of this server has.
+async fn grant(member: &mut Member, window: Window, ttl: i64) -> Result<(), Error> {
+    match member.lease.grant(ttl.max(1), Some(LeaseGrantOptions::new().with_id(window.id))).await {
+        Err(Error::GRpcStatus(status))
+            if status.code() as i32 == FAILED_PRECONDITION && status.message().contains("lease already exists") =>
+        {
+            Ok(())
+        }
+        result => result.map(|_| ()),
+    }
+}
+
+fn landed(answer: &etcd_client::TxnResponse) -> Answer {
+    if !answer.succeeded() {
+        return seen(answer);
+    }
+    Answer::Landed { revision: answer.header().map_or(0, etcd_client::ResponseHeader::revision) }
+}
+
+/// What a transaction read: the presence key, then one key an operation, in order (etcd api/etcdserverpb/rpc.proto,
+/// TxnResponse.responses).
+fn seen(answer: &etcd_client::TxnResponse) -> Answer {
+    let as_of = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+    let mut reads = answer.op_responses().into_iter().map(into_pair);
+    let session = reads.next().flatten().map_or(0, |presence| presence.lease());
+    let found = reads.map(|pair| Found { as_of, key: pair.as_ref().map(found_key) }).collect();
+    Answer::Seen { found, session }
+}
+
+fn into_pair(response: TxnOpResponse) -> Option<KeyValue> {
+    let TxnOpResponse::Get(read) = response else { return None };
+    first(read)
+}
+
+fn first(mut read: GetResponse) -> Option<KeyValue> {
+    read.take_kvs().into_iter().next()
+}
+
+/// What a key was found to hold.
+#[must_use]
+pub fn found_key(pair: &KeyValue) -> FoundKey {
+    FoundKey { revision: pair.mod_revision(), etcd_lease: pair.lease(), record: Summary::parse(pair.value()) }
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub enum Watched {
+    /// Keys changed, up to and with this revision.
+    Changes {
+        /// The revision.
+        revision: i64,
+        /// Each key with what it holds since.
+        keys: Vec<(Vec<u8>, Found)>,
+    },
+    /// Changes were lost: compacted, or more than the client takes.
+    Lost(String),
+    /// etcd ended the watch, for this reason; the connection stands.
+    Canceled(String),
+    /// The connection failed, for this reason. The client would connect again unasked, perhaps to another history.
+    Disconnected(String),
+}
+
+/// Tells every change below `base` from the revision `from` on, until the connection fails or nobody listens.
+pub async fn watch(mut member: Member, base: String, from: i64, tell: mpsc::Sender<Watched>) {
+    let end = match watch_until_error(&mut member, base, from, &tell).await {
+        Ok(end) => end,
+        Err(error) => match error {
+            Error::GRpcStatus(status) if status.code() as i32 == OUT_OF_RANGE => Watched::Lost(status.message().into()),
+            other => Watched::Disconnected(other.to_string()),
+        },
+    };
+    let _ = tell.send(end).await;
+}
+
+async fn watch_until_error(
+    member: &mut Member,
+    base: String,
+    from: i64,
+    tell: &mpsc::Sender<Watched>,
+) -> Result<Watched, Error> {
+    let options = WatchOptions::new().with_prefix().with_start_revision(from);
+    let mut stream = member.watch.watch(base, Some(options)).await?;
+    while let Some(news) = stream.message().await? {
+        if news.compact_revision() > 0 {
+            return Ok(Watched::Lost(format!("compacted up to {}", news.compact_revision())));
+        }
+        if news.canceled() {
+            return Ok(Watched::Canceled(news.cancel_reason().into()));
+        }
+        let revision = news.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let keys = news.events().iter().filter_map(|event| {
+            let pair = event.kv()?;
+            let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
+            Some((pair.key().to_vec(), Found { as_of: pair.mod_revision(), key }))
+        });
+        if tell.send(Watched::Changes { revision, keys: keys.collect() }).await.is_err() {
+            break;
+        }
+    }
+    Ok(Watched::Disconnected("the watch ended".into()))
 }
 
 #[cfg(test)]
@@ -186,7 +474,9 @@ mod tests {
             (3, "etcdserver: request is too large", Failure::Refused),
             (3, "etcdserver: duplicate key given in txn request", Failure::Refused),
             (3, "etcdserver: authentication failed, invalid user ID or password", Failure::NoAnswer),
-            (5, "etcdserver: requested lease not found", Failure::Refused),
+            (5, "etcdserver: requested lease not found", Failure::LeaseGone),
+            (11, "etcdserver: mvcc: required revision has been compacted", Failure::Compacted),
+            (11, "etcdserver: mvcc: required revision is a future revision", Failure::Compacted),
             (11, "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", Failure::Refused),
             (14, "etcdserver: no leader", Failure::NoAnswer),
             (1, "Timeout expired", Failure::NoAnswer),

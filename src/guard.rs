@@ -1,66 +1,97 @@
 //! Who wins when etcd holds something else than expected. No I/O.
 //!
-//! Every write is conditional on the revision last seen of its key, so a write that was given up and lands late changes
-//! nothing. When the condition fails, the key is read and the rule below decides:
+//! A server may change a key only in the state in which it has seen it: every write is conditional on the revision last
+//! seen, so nobody's write is ever replaced unseen. When the condition fails the key is read, and the rule below decides
+//! about what was found. *Ours* is a record with our `server-name`; *the same* is a record that says of the lease what
+//! our lease database says.
 //!
 //! | our change | etcd holds | then |
 //! | --- | --- | --- |
-//! | a lease | nothing, something that is no record, or a record of ours | write |
-//! | a lease | another server's record | write if ours has the newer `cltt`, at a tie the newer or same `timestamp` |
+//! | a lease | nothing, or something that is no record | write |
+//! | a lease | ours | write, unless it is the same and nobody told of a change |
+//! | a lease, told by Kea | another server's | write if ours has the newer `cltt`, at a tie the newer or same `timestamp` |
+//! | a lease, found by comparison | another server's | write if ours has the newer `cltt`, or `timestamp` at a tie; leave the same |
 //! | a removal | nothing | done |
-//! | a removal | something that is no record, or a record of ours | remove |
-//! | a removal | another server's record | remove if it is the lease that went (same owner) and not younger than the removal, or if it is past its end and the grace |
+//! | a removal, told by Kea | something that is no record | remove |
+//! | a removal, found by comparison | something that is no record | leave: it is somebody's, and no lease |
+//! | a removal | ours | remove |
+//! | a removal | another server's | remove if it is the lease that went (same owner, `cltt` not later), or if it is past its end and the grace |
 //!
 //! A server's own record gives way whatever its times: its lease database is the truth about its own leases, and a
 //! clock may have been set back.
+//!
+//! What no condition on a key can stop is a write of ours that was given up and lands much later on a key that does not
+//! exist: absence has no revision. So every transaction also requires that the server's presence key still hangs on the
+//! etcd lease of the session that sent it, and after any request whose outcome is unknown a new session begins.
 
 use crate::lease::{Change, Row};
-use crate::record::Summary;
+use crate::record::{Content, Summary};
 
-/// Seconds after `expires_at` from which any server may remove a record (`expire-grace`).
-const GRACE: i64 = 120;
-
-/// What etcd holds under a key.
+/// What etcd holds under the key of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The key's `mod_revision`.
+    /// The revision of the store when this was so.
+    pub as_of: i64,
+    /// The key; `None` when it does not exist.
+    pub key: Option<FoundKey>,
+}
+
+/// A key that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundKey {
+    /// Its `mod_revision`.
     pub revision: i64,
+    /// The etcd lease that it hangs on; 0 for none.
+    pub etcd_lease: i64,
     /// The record; `None` when the value is no record.
     pub record: Option<Summary>,
 }
 
-/// What to do with a change whose condition failed.
+impl Found {
+    /// The revision that a write on what was found must still meet; 0 when the key does not exist.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.key.as_ref().map_or(0, |key| key.revision)
+    }
+}
+
+/// What to do with a change, given what etcd holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Try again, on the condition that the key still has this revision (0: does not exist).
-    Write {
-        /// The revision.
-        revision: i64,
-    },
+    /// Write or remove.
+    Write,
+    /// Our own record says it already.
+    Same,
     /// Leave etcd as it is; the change is settled.
     Yield,
 }
 
-/// Decides for `change`, made by the server called `server`.
+/// Decides for `change`, made by the server called `server` whose records stay `grace` seconds after their end.
 #[must_use]
-pub fn decide(change: &Change, server: &str, found: Option<&Found>) -> Verdict {
-    let Some(found) = found else {
-        return match change.row {
-            Row::Held { .. } => Verdict::Write { revision: 0 },
-            Row::Gone { .. } => Verdict::Yield,
-        };
-    };
-    let ours_wins = match (&found.record, &change.row) {
-        (None, _) => true,
-        (Some(record), _) if record.server == server => true,
-        (Some(record), Row::Held { lease, .. }) => (lease.cltt, change.timestamp) >= (record.cltt, record.timestamp),
-        (Some(record), Row::Gone { owner }) => {
-            let past_its_end = record.expires_at.is_some_and(|end| end.saturating_add(GRACE) < change.timestamp);
-            let the_lease_that_went = owner.as_ref().is_some_and(|owner| record.belongs_to(owner));
-            past_its_end || (the_lease_that_went && record.cltt <= change.timestamp)
+pub fn decide(change: &Change, server: &str, grace: i64, found: &Found) -> Verdict {
+    let finding = change.is_finding();
+    let verdict = |write| if write { Verdict::Write } else { Verdict::Yield };
+    let Some(key) = &found.key else { return verdict(matches!(change.row, Row::Held { .. })) };
+    match (&change.row, &key.record) {
+        (Row::Held { .. }, None) => Verdict::Write,
+        (Row::Gone { .. }, None) => verdict(!finding),
+        (Row::Gone { .. }, Some(record)) if record.server == server => Verdict::Write,
+        (Row::Gone { owner }, Some(record)) => {
+            let is_about_it = owner.as_ref().is_some_and(|gone| record.is_about(gone));
+            verdict(is_about_it || record.is_past_its_end(grace, change.timestamp))
         }
-    };
-    if ours_wins { Verdict::Write { revision: found.revision } } else { Verdict::Yield }
+        (Row::Held { lease, .. }, Some(record)) => {
+            let ours = record.server == server;
+            let same = record.content == Some(Content::of(lease));
+            if ours {
+                // Told with the same time as well: a write of ours whose answer did not come.
+                let known = same && (finding || record.timestamp == change.timestamp);
+                return if known { Verdict::Same } else { Verdict::Write };
+            }
+            let (change_time, record_time) = ((lease.cltt, change.timestamp), (record.cltt, record.timestamp));
+            verdict(change_time > record_time || (change_time == record_time && !finding))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -69,55 +100,96 @@ mod tests {
     use crate::lease::{Lease, Operation, Owner};
     use crate::record;
 
+    const GRACE: i64 = 120;
+
     fn lease(cltt: i64, client: u8) -> Lease {
         Lease { hwaddr: [client; 6].into(), cltt, valid_lft: 100, ..Lease::plain_v4(1) }
     }
 
-    fn held(cltt: i64, timestamp: i64) -> Change {
-        Change { timestamp, row: Row::Held { lease: lease(cltt, 1), operation: Operation::Offer, relay: None } }
+    fn held(cltt: i64, timestamp: i64, operation: Operation) -> Change {
+        Change { timestamp, operation, row: Row::Held { lease: lease(cltt, 1), relay: None } }
     }
 
-    fn gone(timestamp: i64, owner: Option<Owner>) -> Change {
-        Change { timestamp, row: Row::Gone { owner } }
+    fn gone(timestamp: i64, operation: Operation, owner: Option<Owner>) -> Change {
+        Change { timestamp, operation, row: Row::Gone { owner } }
     }
 
     fn found(server: &str, cltt: i64, timestamp: i64, client: u8) -> Found {
         let value = record::to_json(&lease(cltt, client), Operation::Offer, None, timestamp, server);
-        Found { revision: 5, record: Summary::parse(&value) }
+        let key = FoundKey { revision: 5, etcd_lease: 0, record: Summary::parse(&value) };
+        Found { as_of: 9, key: Some(key) }
     }
 
-    const WRITE: Verdict = Verdict::Write { revision: 5 };
+    fn junk() -> Found {
+        Found { as_of: 9, key: Some(FoundKey { revision: 5, etcd_lease: 0, record: None }) }
+    }
+
+    const NOTHING: Found = Found { as_of: 9, key: None };
+    const TOLD: Operation = Operation::Renew;
+    const SYNC: Operation = Operation::Sync;
+
+    fn decide(change: &Change, found: &Found) -> Verdict {
+        super::decide(change, "a", GRACE, found)
+    }
 
     #[test]
     fn a_lease_replaces_nothing_junk_and_our_own_record() {
-        assert_eq!(decide(&held(10, 10), "a", None), Verdict::Write { revision: 0 });
-        assert_eq!(decide(&held(10, 10), "a", Some(&Found { revision: 5, record: None })), WRITE);
-        assert_eq!(decide(&held(10, 10), "a", Some(&found("a", 99, 99, 1))), WRITE);
+        for operation in [TOLD, SYNC] {
+            assert_eq!(decide(&held(10, 10, operation), &NOTHING), Verdict::Write);
+            assert_eq!(decide(&held(10, 10, operation), &junk()), Verdict::Write);
+            assert_eq!(decide(&held(10, 10, operation), &found("a", 99, 99, 1)), Verdict::Write);
+        }
+    }
+
+    #[test]
+    fn what_our_own_record_says_already_is_not_written_again() {
+        assert_eq!(decide(&held(10, 10, SYNC), &found("a", 10, 44, 1)), Verdict::Same);
+        assert_eq!(decide(&held(10, 44, TOLD), &found("a", 10, 44, 1)), Verdict::Same);
+        assert_eq!(decide(&held(10, 45, TOLD), &found("a", 10, 44, 1)), Verdict::Write);
+        assert_eq!(decide(&held(10, 10, SYNC), &found("a", 10, 44, 2)), Verdict::Write);
     }
 
     #[test]
     fn between_servers_the_newer_lease_wins() {
-        assert_eq!(decide(&held(10, 10), "a", Some(&found("b", 9, 99, 2))), WRITE);
-        assert_eq!(decide(&held(10, 11), "a", Some(&found("b", 10, 10, 2))), WRITE);
-        assert_eq!(decide(&held(10, 10), "a", Some(&found("b", 10, 11, 2))), Verdict::Yield);
-        assert_eq!(decide(&held(10, 99), "a", Some(&found("b", 11, 11, 2))), Verdict::Yield);
+        for operation in [TOLD, SYNC] {
+            assert_eq!(decide(&held(10, 10, operation), &found("b", 9, 99, 2)), Verdict::Write);
+            assert_eq!(decide(&held(10, 11, operation), &found("b", 10, 10, 2)), Verdict::Write);
+            assert_eq!(decide(&held(10, 10, operation), &found("b", 10, 11, 2)), Verdict::Yield);
+            assert_eq!(decide(&held(10, 99, operation), &found("b", 11, 11, 2)), Verdict::Yield);
+        }
+        assert_eq!(decide(&held(10, 10, TOLD), &found("b", 10, 10, 2)), Verdict::Write);
+        assert_eq!(decide(&held(10, 10, SYNC), &found("b", 10, 10, 2)), Verdict::Yield);
     }
 
     #[test]
     fn a_removal_removes_only_the_lease_that_it_is_about() {
-        let owner = Some(lease(0, 1).owner());
-        assert_eq!(decide(&gone(20, owner.clone()), "a", None), Verdict::Yield);
-        assert_eq!(decide(&gone(20, None), "a", Some(&found("a", 10, 10, 2))), WRITE);
-        assert_eq!(decide(&gone(20, None), "a", Some(&Found { revision: 5, record: None })), WRITE);
-        assert_eq!(decide(&gone(20, owner.clone()), "a", Some(&found("b", 10, 10, 1))), WRITE);
-        assert_eq!(decide(&gone(20, owner.clone()), "a", Some(&found("b", 10, 10, 2))), Verdict::Yield);
-        assert_eq!(decide(&gone(20, owner), "a", Some(&found("b", 21, 21, 1))), Verdict::Yield);
-        assert_eq!(decide(&gone(20, None), "a", Some(&found("b", 10, 10, 1))), Verdict::Yield);
+        let owner = Some(lease(10, 1).owner());
+        for operation in [TOLD, SYNC] {
+            assert_eq!(decide(&gone(20, operation, owner.clone()), &NOTHING), Verdict::Yield);
+            assert_eq!(decide(&gone(20, operation, None), &found("a", 10, 10, 2)), Verdict::Write);
+            assert_eq!(decide(&gone(20, operation, owner.clone()), &found("b", 10, 10, 1)), Verdict::Write);
+            assert_eq!(decide(&gone(20, operation, owner.clone()), &found("b", 10, 10, 2)), Verdict::Yield);
+            assert_eq!(decide(&gone(20, operation, owner.clone()), &found("b", 11, 11, 1)), Verdict::Yield);
+            assert_eq!(decide(&gone(20, operation, None), &found("b", 10, 10, 1)), Verdict::Yield);
+        }
+        assert_eq!(decide(&gone(20, TOLD, None), &junk()), Verdict::Write);
+        assert_eq!(decide(&gone(20, SYNC, None), &junk()), Verdict::Yield);
+    }
+
+    #[test]
+    fn a_declined_address_is_nobodys() {
+        let declined = Lease { hwaddr: [].into(), ..lease(10, 1) };
+        let value = record::to_json(&declined, Operation::Decline, None, 10, "b");
+        let key = FoundKey { revision: 5, etcd_lease: 0, record: Summary::parse(&value) };
+        let found = Found { as_of: 9, key: Some(key) };
+        assert_eq!(decide(&gone(20, TOLD, Some(declined.owner())), &found), Verdict::Write);
+        assert_eq!(decide(&gone(20, TOLD, Some(lease(10, 1).owner())), &found), Verdict::Yield);
     }
 
     #[test]
     fn a_foreign_record_long_past_its_end_may_be_removed() {
-        assert_eq!(decide(&gone(10 + 100 + GRACE, None), "a", Some(&found("b", 10, 10, 2))), Verdict::Yield);
-        assert_eq!(decide(&gone(10 + 100 + GRACE + 1, None), "a", Some(&found("b", 10, 10, 2))), WRITE);
+        let end = 10 + 100 + GRACE;
+        assert_eq!(decide(&gone(end, TOLD, None), &found("b", 10, 10, 2)), Verdict::Yield);
+        assert_eq!(decide(&gone(end + 1, TOLD, None), &found("b", 10, 10, 2)), Verdict::Write);
     }
 }

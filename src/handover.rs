@@ -65,7 +65,8 @@ impl Handover {
         if full && !shared.changes.contains_key(&address) {
             return Err(Overflow);
         }
-        let replaced = shared.changes.insert(address, change);
+        let stays = shared.changes.get(&address).is_some_and(|older| !change.replaces(older));
+        let replaced = if stays { Some(change) } else { shared.changes.insert(address, change) };
         let wake = std::mem::take(&mut shared.armed);
         drop(shared);
         drop(replaced);
@@ -107,11 +108,11 @@ impl Handover {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::Row;
+    use crate::lease::{Operation, Row};
     use crate::record::v4;
 
     fn change(timestamp: i64) -> Box<Change> {
-        Box::new(Change { timestamp, row: Row::Gone { owner: None } })
+        Box::new(Change { timestamp, operation: Operation::Update, row: Row::Gone { owner: None } })
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! A lease as Kea's lease database holds it, and a change of one on its way to etcd. No I/O.
 
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The time, in seconds since the epoch as in leases.
+#[must_use]
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
 
 /// A valid or preferred lifetime that never ends (Kea `Lease::INFINITY_LFT`, RFC 8415 section 7.7).
 pub const INFINITE_LIFETIME: u32 = 0xffff_ffff;
@@ -13,6 +20,32 @@ pub const STATE_DECLINED: u32 = 1;
 pub const STATE_EXPIRED_RECLAIMED: u32 = 2;
 /// `state` of a row that Kea 3.0 keeps after a release (Kea `Lease::STATE_RELEASED`).
 pub const STATE_RELEASED: u32 = 3;
+
+/// Which server loaded the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// kea-dhcp4.
+    V4,
+    /// kea-dhcp6.
+    V6,
+}
+
+impl Family {
+    /// The name in keys.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "dhcp4",
+            Self::V6 => "dhcp6",
+        }
+    }
+
+    /// Whether the server leases addresses of this kind.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
 
 /// Which of DHCPv6's identity associations a lease belongs to (RFC 8415 section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +143,11 @@ impl Lease {
     #[must_use]
     pub fn owner(&self) -> Owner {
         match &self.protocol {
-            Protocol::V4 { client_id } => Owner { hwaddr: self.hwaddr.clone(), client: client_id.clone(), iaid: None },
+            Protocol::V4 { client_id } => {
+                Owner { hwaddr: self.hwaddr.clone(), client: client_id.clone(), iaid: None, cltt: self.cltt }
+            }
             Protocol::V6 { duid, iaid, .. } => {
-                Owner { hwaddr: self.hwaddr.clone(), client: duid.clone(), iaid: Some(*iaid) }
+                Owner { hwaddr: self.hwaddr.clone(), client: duid.clone(), iaid: Some(*iaid), cltt: self.cltt }
             }
         }
     }
@@ -138,7 +173,9 @@ impl Lease {
     }
 }
 
-/// Who a lease belongs to: the client identifier or hardware address of DHCPv4, DUID and IAID of DHCPv6.
+/// Which lease a removal is about: whose it was, and as of when.
+///
+/// The owner is the client identifier or hardware address of DHCPv4, DUID and IAID of DHCPv6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The hardware address; may be empty.
@@ -147,6 +184,8 @@ pub struct Owner {
     pub client: Box<[u8]>,
     /// The identity association; `None` for DHCPv4.
     pub iaid: Option<u32>,
+    /// `cltt` of the lease that went: a record with a later one is about a newer lease.
+    pub cltt: i64,
 }
 
 /// What last changed a lease, as the record tells it.
@@ -166,6 +205,8 @@ pub enum Operation {
     Add,
     /// Changed by a command.
     Update,
+    /// Found by comparison with the lease database, or by watching etcd: nobody told of it.
+    Sync,
 }
 
 impl Operation {
@@ -180,6 +221,7 @@ impl Operation {
             Self::Recover => "recover",
             Self::Add => "add",
             Self::Update => "update",
+            Self::Sync => "sync",
         }
     }
 }
@@ -191,14 +233,12 @@ pub enum Row {
     Held {
         /// The lease.
         lease: Lease,
-        /// What changed it.
-        operation: Operation,
         /// The first relay's address, when the client's message was relayed.
         relay: Option<IpAddr>,
     },
     /// No lease.
     Gone {
-        /// Whose lease went, where the callout told.
+        /// Which lease went, where the callout told.
         owner: Option<Owner>,
     },
 }
@@ -206,13 +246,34 @@ pub enum Row {
 /// A change on its way to etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When Kea made it, seconds since the epoch.
+    /// When Kea made it, seconds since the epoch. Of a change that nobody told of, the lease's `cltt`: it was made
+    /// then or later, so it never counts as newer than what another server tells of the same transaction.
     pub timestamp: i64,
+    /// What made it.
+    pub operation: Operation,
     /// What the lease database holds since.
     pub row: Row,
 }
 
 impl Change {
+    /// Whether nobody told of it: a comparison or the watch found it.
+    #[must_use]
+    pub fn is_finding(&self) -> bool {
+        self.operation == Operation::Sync
+    }
+
+    /// Whether this change takes the place of an `older` one of the same address that still waits. A finding does not
+    /// when it found what is waiting anyway: the older one knows the operation.
+    #[must_use]
+    pub fn replaces(&self, older: &Self) -> bool {
+        !self.is_finding()
+            || match (&self.row, &older.row) {
+                (Row::Held { lease, .. }, Row::Held { lease: waiting, .. }) => lease != waiting,
+                (Row::Gone { .. }, Row::Gone { .. }) => false,
+                _ => true,
+            }
+    }
+
     /// An upper estimate of the record's length in bytes.
     #[must_use]
     pub fn estimated_bytes(&self) -> usize {

@@ -5,26 +5,43 @@
 //! 1. [`bridge`](self): Kea calls an exported callout; the C++ shim unpacks its arguments.
 //! 2. [`mirror`]: what the hook point means; the lease database is read again, under a lock of the address.
 //! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
-//! 4. [`worker`]: the one thread that talks to etcd.
-//! 5. [`pending`]: which changes wait, which are under way, which revision each key had; makes the batches.
-//! 6. [`etcd`]: a batch as a guarded transaction; what a failure means.
+//! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
+//! 5. [`pending`]: which changes wait, which are under way, what is known of each key; makes the batches.
+//! 6. [`writer`]: what a change becomes: the record, its [`index`] keys, and its [`lifetime`] in etcd.
 //! 7. [`guard`]: who wins when a key holds something else than expected.
+//! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
 //!
-//! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`config`] (the parameters), [`messages`] and
-//! [`log`] (Kea's log), [`counters`] (Kea's statistics). Only the bridge needs Kea; without the feature `kea` the rest is
-//! built and tested alone.
+//! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`comparison`] judges, and
+//! [`readings`] is where the worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost
+//! or restored data, so that a comparison is due.
+//!
+//! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
+//! parameters), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
+//! [`counters`] (Kea's statistics). Only the bridge needs Kea; without the feature `kea` the rest is built and tested
+//! alone.
 
 #[cfg(feature = "kea")]
 mod bridge;
+pub mod commands;
+pub mod comparison;
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod etcd;
 pub mod guard;
 pub mod handover;
+pub mod history;
+pub mod index;
 pub mod lease;
+pub mod lifetime;
+pub mod link;
 pub mod log;
 pub mod messages;
 pub mod mirror;
 pub mod pending;
+pub mod presence;
+pub mod readings;
 pub mod record;
+pub mod resync;
 pub mod worker;
+pub mod writer;

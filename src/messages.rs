@@ -29,12 +29,18 @@ messages! {
     NO_SPACE = "ETCD_NO_SPACE";
     /// etcd denies access to the prefix. Give the role `readwrite` on it; changes are kept meanwhile.
     DENIED = "ETCD_DENIED";
-    /// etcd does not take the record of one address, for the reason given; it is left out until the lease changes again.
+    /// etcd does not take the record of one address, for the reason given; it is left out until the lease changes again or the next comparison tries it.
     RECORD_REFUSED = "ETCD_RECORD_REFUSED";
-    /// More addresses changed than `queue-size` while etcd took no writes; changes are lost to etcd until these leases change again. Printed once for each outage, with the number at its end.
+    /// More addresses changed than `queue-size` while etcd took no writes; the changes of others are dropped, and found by a comparison of everything when etcd takes writes again. Printed once for each outage, and once with the number at its end.
     QUEUE_OVERFLOW = "ETCD_QUEUE_OVERFLOW";
-    /// A command changed leases without naming their addresses; their records stay as they are until the leases change again.
-    UNNAMED_CHANGES = "ETCD_UNNAMED_CHANGES";
+    /// All leases were compared with all records, for the reason given; tells what was missing, different or extra in etcd. That is written by then.
+    RESYNC = "ETCD_RESYNC";
+    /// A comparison could not read the lease database, for the reason given; it is tried again after five seconds.
+    RESYNC_FAILED = "ETCD_RESYNC_FAILED";
+    /// After a reconnection etcd's state cannot be shown to go on with what was written: its data may have been lost or restored from a snapshot, or the last thing written was a removal. Everything is compared.
+    HISTORY = "ETCD_HISTORY";
+    /// Another server writes the same presence key: two servers have the same `server-name`. Give each its own; while they share one, each takes the other's records for its own.
+    NAME_TAKEN = "ETCD_NAME_TAKEN";
     /// The lease database could not be read for an address, for the reason given; its record stays as it is meanwhile, and it is read again about every second until that succeeds.
     READ_FAILED = "ETCD_READ_FAILED";
     /// Unloaded with everything written, or with what is left unwritten; what is left is written by the next load in the same process.
@@ -45,8 +51,10 @@ messages! {
     BUG = "ETCD_BUG";
     /// One record was written or removed (debug level 40).
     LEASE = "ETCD_LEASE";
-    /// A condition failed because somebody else wrote the key (debug level 40); tells how many operations were tried again and how many gave way.
+    /// Keys had been changed by somebody else and were looked at before anything was written (debug level 40).
     CONFLICT = "ETCD_CONFLICT";
+    /// The watch on the records ended or missed changes (debug level 40); it begins again, where needed with a comparison.
+    NOTICED = "ETCD_NOTICED";
 }
 
 #[cfg(test)]

@@ -15,17 +15,19 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use crate::commands;
 use crate::config::Config;
+use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
 use crate::handover::{Changes, Handover};
-use crate::lease::{Change, Lease, LeaseType, Operation, Owner, Row};
+use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
 use crate::messages;
-use crate::worker::Worker;
+use crate::readings::{PAGE, Readings, Wanted};
+use crate::worker::{Shared, Worker};
 
 /// What the mirror needs of Kea.
 pub trait Kea: Send + Sync + 'static {
@@ -34,6 +36,16 @@ pub trait Kea: Send + Sync + 'static {
     /// # Errors
     /// Kea's own text when the database cannot be read.
     fn read_lease(&self, address: IpAddr, lease_type: LeaseType) -> Result<Option<Lease>, String>;
+    /// A page of the lease database: at most `limit` rows after an address, in the order of the addresses. On the main
+    /// thread only.
+    ///
+    /// # Errors
+    /// Kea's own text when the database cannot be read.
+    fn read_page(&self, after: IpAddr, limit: usize) -> Result<Vec<Lease>, String>;
+    /// Kea's version.
+    fn version(&self) -> String;
+    /// Whether this is Kea's main thread.
+    fn on_main_thread(&self) -> bool;
     /// Whether there is a lease database at the moment; there is none while Kea starts or ends.
     fn lease_database_open(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
@@ -42,15 +54,6 @@ pub trait Kea: Send + Sync + 'static {
     fn set_statistic(&self, name: &str, value: i64);
     /// Starts a thread that takes no signals: they are Kea's.
     fn without_signals(&self, start: &mut dyn FnMut());
-}
-
-/// Which server loaded the library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// kea-dhcp4.
-    V4,
-    /// kea-dhcp6.
-    V6,
 }
 
 /// An address whose lease is to be read at the next turn of the main loop.
@@ -67,10 +70,7 @@ const STRIPES: usize = 64;
 /// One load of the library.
 pub struct Mirror<K> {
     kea: Arc<K>,
-    family: Family,
-    config: Arc<Config>,
-    handover: Arc<Handover>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
     stripes: [Mutex<()>; STRIPES],
     marks: Mutex<HashMap<IpAddr, Mark>>,
     worker: Mutex<Option<Worker>>,
@@ -90,12 +90,19 @@ impl<K: Kea> Mirror<K> {
                 counters.queue_overflows.add(1);
             }
         }
+        let shared = Shared {
+            config,
+            family,
+            kea_version: kea.version(),
+            started_at: now(),
+            handover,
+            readings: Readings::default(),
+            control: Control::default(),
+            counters,
+        };
         Self {
             kea: Arc::new(kea),
-            family,
-            config: Arc::new(config),
-            handover: Arc::new(handover),
-            counters: Arc::new(counters),
+            shared: Arc::new(shared),
             stripes: [const { Mutex::new(()) }; STRIPES],
             marks: Mutex::default(),
             worker: Mutex::default(),
@@ -106,14 +113,14 @@ impl<K: Kea> Mirror<K> {
 
     /// The parameters of this load.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.shared.config
     }
 
     /// The server is configured, and about to serve (or, with `-T`, to end).
     pub fn configured(&self) {
         info!(
             target: messages::CONFIGURED,
-            "leases are mirrored to {}/leases/ as server {}", self.config.prefix, self.config.server_name
+            "leases are mirrored to {}/leases/ as server {}", self.config().prefix, self.config().server_name
         );
     }
 
@@ -135,8 +142,8 @@ impl<K: Kea> Mirror<K> {
     /// Marks an address to be read at a turn of the main loop; whether it is the first one marked.
     fn mark(&self, address: IpAddr, mark: Mark) -> bool {
         let mut marks = lock(&self.marks);
-        if marks.len() >= self.config.queue_size && !marks.contains_key(&address) {
-            self.counters.queue_overflows.add(1);
+        if marks.len() >= self.config().queue_size && !marks.contains_key(&address) {
+            self.shared.counters.queue_overflows.add(1);
             return false;
         }
         let first = marks.is_empty();
@@ -157,27 +164,42 @@ impl<K: Kea> Mirror<K> {
 
     /// Kea has carried out a command.
     pub fn command(&self, name: &str, arguments: &str) {
-        let Some(operation) = commanded(name) else { return };
-        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else { return };
-        let addresses = named_addresses(&arguments);
+        let arguments = serde_json::from_str::<Value>(arguments).unwrap_or_default();
+        let (operation, addresses) = match commanded(name) {
+            Commanded::Nothing => return,
+            Commanded::Unnamed(reason) => return self.shared.control.want(Purpose::Resync, reason),
+            Commanded::Named(operation) => (operation, named_addresses(&arguments)),
+        };
         if addresses.is_empty() {
-            warn!(target: messages::UNNAMED_CHANGES, "{name} names no address; the records of its leases stay until they change again");
+            self.shared.control.want(Purpose::Resync, "command that names no address");
         }
         for (address, lease_type) in addresses {
             // Either server takes the other's commands too, and holds none of its leases.
-            if address.is_ipv4() != (self.family == Family::V4) {
-                continue;
+            if self.shared.family.has(address) {
+                self.read_again(address, lease_type, operation, None, None);
             }
-            self.read_again(address, lease_type, operation, None, None);
         }
     }
 
-    /// A turn of Kea's main loop that we asked for: starts the worker in a live server, reads what is marked, publishes
-    /// the counters. On the main thread.
+    /// Carries out one of the library's own commands, given as JSON text; the answer.
+    pub fn own_command(&self, command: &str) -> Value {
+        let Shared { control, counters, .. } = &*self.shared;
+        let on_main_thread = self.kea.on_main_thread();
+        commands::answer(command, now(), control, counters, || {
+            // The main loop does not turn meanwhile.
+            if on_main_thread {
+                self.turn();
+            }
+        })
+    }
+
+    /// A turn of Kea's main loop that we asked for: starts the worker in a live server, reads what is marked and what the
+    /// worker wants read, publishes the counters. On the main thread.
     pub fn turn(&self) {
         self.start_worker();
-        self.read_marked();
-        let counters = self.counters.all();
+        self.read_marked(PAGE);
+        self.read_wanted();
+        let counters = self.shared.counters.all();
         let mut published = lock(&self.published);
         for ((name, value), published) in counters.into_iter().zip(published.iter_mut()) {
             if value != *published {
@@ -191,11 +213,11 @@ impl<K: Kea> Mirror<K> {
     /// thread, when no callout runs any more.
     pub fn stop(&self) -> Changes {
         if self.kea.lease_database_open() {
-            self.read_marked();
+            self.read_marked(usize::MAX);
         }
         let unwritten = match lock(&self.worker).take() {
-            None => self.handover.take(Changes::new()),
-            Some(worker) => worker.stop(self.config.flush_timeout).unwrap_or_else(|_| {
+            None => self.shared.handover.take(Changes::new()),
+            Some(worker) => worker.stop(self.config().flush_timeout).unwrap_or_else(|_| {
                 error!(target: messages::WORKER_STUCK, "the worker did not end within flush-timeout and half a second");
                 Changes::new()
             }),
@@ -212,9 +234,8 @@ impl<K: Kea> Mirror<K> {
         let kea = Arc::clone(&self.kea);
         let mut start = Some(move || kea.wake_main_loop());
         self.kea.without_signals(&mut || {
-            let Some(on_tick) = start.take() else { return };
-            let (config, handover, counters) = (&self.config, &self.handover, &self.counters);
-            match Worker::start(Arc::clone(config), Arc::clone(handover), Arc::clone(counters), on_tick) {
+            let Some(wake) = start.take() else { return };
+            match Worker::start(Arc::clone(&self.shared), wake) {
                 Ok(worker) => {
                     *running = Some(worker);
                     self.working.store(true, Ordering::Relaxed);
@@ -226,11 +247,46 @@ impl<K: Kea> Mirror<K> {
         });
     }
 
-    fn read_marked(&self) {
-        let marks = std::mem::take(&mut *lock(&self.marks));
-        for (address, Mark { lease_type, operation, owner }) in marks {
+    /// Reads addresses that are marked, at most `many`.
+    fn read_marked(&self, many: usize) {
+        let (some, more) = {
+            let mut marks = lock(&self.marks);
+            let addresses: Vec<IpAddr> = marks.keys().copied().take(many).collect();
+            let some: Vec<(IpAddr, Mark)> =
+                addresses.into_iter().filter_map(|address| marks.remove_entry(&address)).collect();
+            (some, !marks.is_empty())
+        };
+        for (address, Mark { lease_type, operation, owner }) in some {
             self.read_again(address, lease_type, operation, None, owner);
         }
+        if more {
+            self.kea.wake_main_loop();
+        }
+    }
+
+    /// Reads what the worker wants read: a page, and addresses that a comparison or the watch suspects.
+    fn read_wanted(&self) {
+        if !self.kea.lease_database_open() {
+            return;
+        }
+        let Wanted { page_after, addresses, more } = self.shared.readings.take_wanted();
+        if page_after.is_none() && addresses.is_empty() {
+            return;
+        }
+        for address in addresses {
+            self.read_again(address, LeaseType::Na, Operation::Sync, None, None);
+        }
+        let page = page_after.map(|after| (after, self.kea.read_page(after, PAGE)));
+        self.shared.readings.done(page);
+        if more {
+            self.kea.wake_main_loop();
+        }
+    }
+
+    /// Whether the record of a lease may be gone by itself though Kea has not reclaimed the lease yet.
+    fn may_have_vanished(&self, lease: &Lease) -> bool {
+        let Config { expire_keys, expire_grace, .. } = self.config();
+        *expire_keys && lease.expires_at().is_some_and(|end| end.saturating_add(*expire_grace) < now())
     }
 
     /// Reads what the lease database holds of an address and queues it, as one step against others for that address.
@@ -245,42 +301,59 @@ impl<K: Kea> Mirror<K> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
         let stripe = usize::try_from(hash % STRIPES as u64).unwrap_or(0);
         let in_order = lock(&self.stripes[stripe]);
-        let row = match self.kea.read_lease(address, lease_type) {
-            Ok(Some(lease)) if lease.is_held() => Row::Held { lease, operation, relay },
-            Ok(_) => Row::Gone { owner },
+        let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
+            Ok(Some(lease)) if lease.is_held() => {
+                let found = operation == Operation::Sync;
+                if found && self.may_have_vanished(&lease) {
+                    return;
+                }
+                (if found { lease.cltt } else { now() }, Row::Held { lease, relay })
+            }
+            Ok(_) => (now(), Row::Gone { owner }),
             Err(reason) => {
                 drop(in_order);
-                self.counters.errors.add(1);
+                self.shared.counters.errors.add(1);
                 // The worker's tick, at most a second later, brings the turn that reads it again.
                 self.mark(address, Mark { lease_type, operation, owner });
                 error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
                 return;
             }
         };
-        let queued = self.handover.put(address, Box::new(Change { timestamp: now(), row }));
+        let queued = self.shared.handover.put(address, Box::new(Change { timestamp, operation, row }));
         drop(in_order);
         if !self.working.load(Ordering::Relaxed) {
             // Nobody would take it: the turn starts a worker, or tries to again.
             self.kea.wake_main_loop();
         }
         match queued {
-            Ok(()) => self.counters.events.add(1),
+            Ok(()) => self.shared.counters.events.add(1),
             // The worker logs it; a packet thread has no time for that.
-            Err(_) => self.counters.queue_overflows.add(1),
+            Err(_) => self.shared.counters.queue_overflows.add(1),
         }
     }
 }
 
-/// What a command does to leases; `None` for commands that change none.
-fn commanded(name: &str) -> Option<Operation> {
-    let (family, action) = name.split_once('-')?;
-    if family != "lease4" && family != "lease6" {
-        return None;
-    }
-    match action {
-        "add" => Some(Operation::Add),
-        "update" | "del" | "bulk-apply" | "wipe" => Some(Operation::Update),
-        _ => None,
+/// What a command does to leases.
+enum Commanded {
+    /// Nothing.
+    Nothing,
+    /// Something to those that its arguments name.
+    Named(Operation),
+    /// Something, without naming them.
+    Unnamed(&'static str),
+}
+
+fn commanded(name: &str) -> Commanded {
+    match name {
+        "lease4-add" | "lease6-add" => Commanded::Named(Operation::Add),
+        "lease4-update" | "lease6-update" | "lease4-del" | "lease6-del" | "lease6-bulk-apply" => {
+            Commanded::Named(Operation::Update)
+        }
+        "lease4-wipe" => Commanded::Unnamed("lease4-wipe"),
+        "lease6-wipe" => Commanded::Unnamed("lease6-wipe"),
+        // It writes straight into the lease database (Kea ha_service.cc, asyncSyncLeasesInternal).
+        "ha-sync" => Commanded::Unnamed("ha-sync"),
+        _ => Commanded::Nothing,
     }
 }
 
@@ -293,10 +366,6 @@ fn named_addresses(arguments: &Value) -> Vec<(IpAddr, LeaseType)> {
     };
     let lists = ["deleted-leases", "leases"].into_iter().filter_map(|name| arguments.get(name)?.as_array()).flatten();
     std::iter::once(arguments).chain(lists).filter_map(one).collect()
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

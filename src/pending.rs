@@ -1,36 +1,47 @@
 //! What the worker has taken and etcd has not acknowledged: which addresses wait, which are in a transaction under way,
-//! and which revision each key had when it was last seen. No I/O.
+//! and what is known of each key. No I/O.
 //!
 //! An address is in one transaction at a time; a change that comes meanwhile waits and replaces what would be tried
-//! again. So whatever etcd applies, it applies in the order of the changes.
+//! again. So whatever etcd applies, it applies in the order of the changes. What to do with a change is decided when its
+//! transaction is made, on the newest change and the newest that was found.
+//!
+//! What nobody told of goes another way, since what the lease database says and what etcd says may change between the
+//! two readings: first the key is observed, then the lease is read, and it is written only on what was observed. Where
+//! that fails the address is suspected again, and both are read anew.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use crate::guard::{self, Found, Verdict};
+use crate::guard::Found;
 use crate::handover::Changes;
 use crate::lease::{Change, Row};
+use crate::writer::{Known, Plan, Write, Writer};
 
-/// Operations a transaction may hold: etcd's default `--max-txn-ops`, which counts the largest of compares, operations on
-/// success and operations on failure.
-pub const MAX_OPERATIONS: usize = 128;
+/// Operations of a transaction: etcd's default `--max-txn-ops` of 128, which counts the largest of compares, operations
+/// on success and operations on failure. One compare and one read are the session's.
+pub const MAX_OPERATIONS: usize = 127;
 
 /// Bytes of records in one transaction, well below etcd's default `--max-request-bytes` of 1.5 MiB.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
+/// Keys of which is remembered what they hold, some 20 MB of memory at most. A key that is not remembered costs one more
+/// round.
+const MAX_KNOWN: usize = 262_144;
+
 /// One operation of a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Operation {
     /// The address whose record is written or removed.
     pub address: IpAddr,
     /// The change.
     pub change: Box<Change>,
-    /// The revision that the key must still have; 0 for a key that must not exist.
-    pub revision: i64,
+    /// What becomes of it; `None` when its key is only to be read.
+    pub write: Option<Write>,
 }
 
-/// The operations of one transaction: between one and [`MAX_OPERATIONS`], each for another address.
-#[derive(Debug)]
+/// What one request is about: between one and [`MAX_OPERATIONS`] addresses, each once, all to be written or all to be
+/// read.
+#[derive(Clone, Debug)]
 pub struct Batch {
     operations: Vec<Operation>,
 }
@@ -41,38 +52,70 @@ impl Batch {
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }
-}
 
-/// What became of a batch that the condition of some key kept from being written.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Conflicts {
-    /// Operations that will be tried again on the revision now known.
-    pub retried: usize,
-    /// Operations that gave way to what etcd holds.
-    pub yielded: usize,
+    /// Their addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.operations.iter().map(|operation| operation.address)
+    }
+
+    /// Whether the keys are only to be read.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        self.operations.iter().all(|operation| operation.write.is_none())
+    }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pending {
+    writer: Writer,
     waiting: HashMap<IpAddr, Box<Change>>,
     /// Addresses of `waiting` that are in no transaction, in the order in which they are due.
     due: VecDeque<IpAddr>,
-    in_flight: HashSet<IpAddr>,
+    /// Those of them whose key must be read before anything is written.
+    unseen: VecDeque<IpAddr>,
+    /// Addresses of which something is under way, and whether that is a finding.
+    in_flight: HashMap<IpAddr, bool>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
-    /// The revision of each key that is known to exist.
-    known: HashMap<IpAddr, i64>,
+    known: HashMap<IpAddr, Known>,
+    /// What the keys of pending and suspected addresses were found to hold.
+    found: HashMap<IpAddr, Found>,
+    /// Addresses that are to be suspected again.
+    again: Vec<IpAddr>,
+    looked: bool,
 }
 
 impl Pending {
+    /// Nothing yet, to be written by `writer`.
+    #[must_use]
+    pub fn new(writer: Writer) -> Self {
+        Self {
+            writer,
+            waiting: HashMap::new(),
+            due: VecDeque::new(),
+            unseen: VecDeque::new(),
+            in_flight: HashMap::new(),
+            halves: VecDeque::new(),
+            known: HashMap::new(),
+            found: HashMap::new(),
+            again: Vec::new(),
+            looked: false,
+        }
+    }
+
+    /// How this server writes.
+    #[must_use]
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
     /// Takes over changes from the packet threads; each replaces an older one of its address. An address beyond `limit`
     /// is dropped, never news of one that is pending already. Returns how many were dropped.
     pub fn absorb(&mut self, changes: &mut Changes, limit: usize) -> usize {
         let mut dropped = 0;
         for (address, change) in changes.drain() {
-            let known = self.waiting.contains_key(&address) || self.in_flight.contains(&address);
-            if known || self.len() < limit {
+            if self.is_pending(address) || self.len() < limit {
                 self.put(address, change);
             } else {
                 dropped += 1;
@@ -82,15 +125,42 @@ impl Pending {
     }
 
     fn put(&mut self, address: IpAddr, change: Box<Change>) {
-        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains(&address) {
+        if change.is_finding() {
+            if let Some(told) = self.waiting.get_mut(&address).filter(|waiting| !waiting.is_finding()) {
+                // Read later, so newer; but what made the change is known from the older one.
+                told.row = change.row;
+                return;
+            }
+            if self.in_flight.contains_key(&address) || !self.found.contains_key(&address) {
+                self.again.push(address);
+                return;
+            }
+        } else if !self.in_flight.contains_key(&address)
+            && self.waiting.get(&address).is_none_or(|older| older.is_finding())
+        {
+            // Observed for a finding.
+            self.found.remove(&address);
+        }
+        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains_key(&address) {
             self.due.push_back(address);
         }
+    }
+
+    /// Whether something of this address is unsettled.
+    #[must_use]
+    pub fn is_pending(&self, address: IpAddr) -> bool {
+        self.waiting.contains_key(&address) || self.in_flight.contains_key(&address)
+    }
+
+    /// The addresses of which something is unsettled.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).copied()
     }
 
     /// How many addresses are not settled.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.due.len() + self.in_flight.len()
+        self.due.len() + self.unseen.len() + self.in_flight.len()
     }
 
     /// Whether everything is settled.
@@ -99,78 +169,175 @@ impl Pending {
         self.len() == 0
     }
 
-    /// The next transaction's operations; `None` when nothing is due. The batch must come back through
-    /// [`landed`](Self::landed), [`conflicted`](Self::conflicted), [`failed`](Self::failed) or
+    /// Forgets what is known of every key: etcd may not hold what it held. What waits as a finding is suspected again.
+    pub fn forget(&mut self) {
+        self.known = HashMap::new();
+        self.found = HashMap::new();
+        let again = &mut self.again;
+        self.waiting.retain(|address, change| {
+            if change.is_finding() {
+                again.push(*address);
+            }
+            !change.is_finding()
+        });
+    }
+
+    /// The next request's operations; `None` when nothing is due. `now` is in seconds since the epoch. The batch must
+    /// come back through [`landed`](Self::landed), [`seen`](Self::seen), [`failed`](Self::failed) or
     /// [`refused`](Self::refused).
-    pub fn next_batch(&mut self) -> Option<Batch> {
+    pub fn next_batch(&mut self, now: i64) -> Option<Batch> {
         if let Some(operations) = self.halves.pop_front() {
             return Some(Batch { operations });
         }
+        // In turns, so that neither waits for the other to be done.
+        self.looked = !self.looked;
+        let first = if self.looked { self.next_looks() } else { None };
+        first.or_else(|| self.next_writes(now)).or_else(|| self.next_looks())
+    }
+
+    fn next_writes(&mut self, now: i64) -> Option<Batch> {
         let mut operations = Vec::new();
-        let mut bytes = 0;
-        while operations.len() < MAX_OPERATIONS {
-            let Some(&address) = self.due.front() else { break };
+        let (mut weight, mut bytes) = (0, 0);
+        while let Some(&address) = self.due.front() {
             let Some(change) = self.waiting.get(&address) else {
                 self.due.pop_front();
                 continue;
             };
+            let (known, found) = (self.known.get(&address).copied(), self.found.get(&address));
+            let write = match self.writer.plan(address, change, known, found, now) {
+                Plan::Write(write) => write,
+                Plan::Look => {
+                    self.due.pop_front();
+                    self.unseen.push_back(address);
+                    continue;
+                }
+                Plan::Settled(known) => {
+                    self.due.pop_front();
+                    self.waiting.remove(&address);
+                    self.found.remove(&address);
+                    self.remember(address, known);
+                    continue;
+                }
+            };
+            weight += write.operations();
             bytes += change.estimated_bytes();
-            if bytes > MAX_BYTES && !operations.is_empty() {
+            if !operations.is_empty() && (weight > MAX_OPERATIONS || bytes > MAX_BYTES) {
                 break;
             }
             self.due.pop_front();
-            if let Some(change) = self.waiting.remove(&address) {
-                self.in_flight.insert(address);
-                let revision = self.known.get(&address).copied().unwrap_or(0);
-                operations.push(Operation { address, change, revision });
-            }
+            operations.extend(self.take_off(address, Some(write)));
         }
         (!operations.is_empty()).then_some(Batch { operations })
     }
 
-    /// The transaction was applied at `revision`.
-    pub fn landed(&mut self, batch: Batch, revision: i64) {
-        for Operation { address, change, .. } in batch.operations {
-            self.see(address, if matches!(change.row, Row::Held { .. }) { revision } else { 0 });
-            self.settle(address);
-        }
+    fn next_looks(&mut self) -> Option<Batch> {
+        let many = self.unseen.len().min(MAX_OPERATIONS);
+        let addresses: Vec<IpAddr> = self.unseen.drain(..many).collect();
+        let operations: Vec<Operation> =
+            addresses.into_iter().filter_map(|address| self.take_off(address, None)).collect();
+        (!operations.is_empty()).then_some(Batch { operations })
     }
 
-    /// Some key had another revision, so nothing was applied; `found` is what each key of the batch holds, in order.
-    pub fn conflicted(&mut self, batch: Batch, found: &[Option<Found>], server: &str) -> Conflicts {
-        let mut conflicts = Conflicts::default();
-        for (Operation { address, change, revision }, found) in batch.operations.into_iter().zip(found) {
-            let now = found.as_ref().map_or(0, |found| found.revision);
-            let verdict = if now == revision {
-                Verdict::Write { revision }
+    fn take_off(&mut self, address: IpAddr, write: Option<Write>) -> Option<Operation> {
+        let change = self.waiting.remove(&address)?;
+        self.found.remove(&address);
+        self.in_flight.insert(address, change.is_finding());
+        Some(Operation { address, change, write })
+    }
+
+    /// The transaction was applied at `revision`. Returns the addresses that somebody else has changed since.
+    pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
+        let mut overtaken = Vec::new();
+        for Operation { address, change, .. } in batch.operations {
+            let held = matches!(change.row, Row::Held { .. });
+            let indexed = self.writer.indexed(address, &change);
+            self.remember(address, held.then_some(Known { revision, indexed }));
+            match self.found.get(&address) {
+                Some(found) if found.as_of > revision && !self.waiting.contains_key(&address) => {
+                    overtaken.push(address);
+                }
+                // What a change that waits is to be decided on.
+                Some(found) if found.as_of > revision => self.remember(address, None),
+                _ => {
+                    self.found.remove(&address);
+                }
+            }
+            self.settle(address);
+        }
+        overtaken
+    }
+
+    /// The keys were read, since that was asked or because some key had another revision, so that nothing was applied.
+    /// `found` is what each key of the batch holds, in order. Returns how many had been changed by somebody else.
+    pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
+        let mut conflicts = 0;
+        for (Operation { address, change, write }, found) in batch.operations.into_iter().zip(found) {
+            if write.is_some_and(|write| write.revision != found.revision()) {
+                let record = found.key.as_ref().and_then(|key| key.record.as_ref());
+                conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
+            }
+            if change.is_finding() {
+                self.suspect_again(address);
             } else {
-                guard::decide(&change, server, found.as_ref())
-            };
-            match verdict {
-                Verdict::Write { revision } => {
-                    self.see(address, revision);
-                    conflicts.retried += 1;
-                    self.put_back(address, change);
-                }
-                Verdict::Yield => {
-                    // Unknown on purpose: the next change of this address is to be compared as well.
-                    self.see(address, 0);
-                    conflicts.yielded += 1;
-                    self.settle(address);
-                }
+                self.find(address, found);
+                self.put_back(address, change);
             }
         }
         conflicts
     }
 
-    /// The transaction was not applied, or nobody knows: everything is tried again, or what is newer.
-    pub fn failed(&mut self, batch: Batch) {
-        for Operation { address, change, .. } in batch.operations {
-            self.put_back(address, change);
+    /// The key of a suspect was observed. Whether its lease is to be read now: not when something told of it is pending.
+    pub fn observe(&mut self, address: IpAddr, found: Found) -> bool {
+        let suspect = !self.is_pending(address);
+        if suspect {
+            self.found.insert(address, found);
+        }
+        suspect
+    }
+
+    /// The addresses that are to be suspected again, since something changed between two readings.
+    pub fn take_again(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.again)
+    }
+
+    /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
+    /// the address is a suspect, and what was found of it before counts no more.
+    pub fn noticed(&mut self, address: IpAddr, found: Found) -> bool {
+        let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
+        if told_waits || self.in_flight.get(&address) == Some(&false) {
+            self.find(address, found);
+            return true;
+        }
+        self.found.remove(&address);
+        self.waiting.remove(&address);
+        self.remember(address, None);
+        false
+    }
+
+    fn find(&mut self, address: IpAddr, found: Found) {
+        let newer = self.found.get(&address).is_none_or(|known| known.as_of <= found.as_of);
+        if newer {
+            self.found.insert(address, found);
         }
     }
 
-    /// etcd refuses the transaction for good. It is halved to find the operation that it does not take; that one is given
+    /// The request was not applied, or nobody knows: everything is tried again, or what is newer.
+    pub fn failed(&mut self, batch: Batch) {
+        for Operation { address, change, .. } in batch.operations {
+            if change.is_finding() {
+                self.suspect_again(address);
+            } else {
+                self.put_back(address, change);
+            }
+        }
+    }
+
+    fn suspect_again(&mut self, address: IpAddr) {
+        self.again.push(address);
+        self.settle(address);
+    }
+
+    /// etcd refuses the request for good. It is halved to find the operation that it does not take; that one is given
     /// back (with whether a newer change of its address waits) and is no longer pending.
     pub fn refused(&mut self, batch: Batch) -> Option<Operation> {
         let mut operations = batch.operations;
@@ -196,16 +363,20 @@ impl Pending {
         self.waiting
     }
 
-    /// The key has this revision; 0 when it does not exist, or when nobody knows.
-    fn see(&mut self, address: IpAddr, revision: i64) {
-        if revision == 0 {
+    /// What is known of a key from now on; `None` when it does not exist, or when nobody knows.
+    fn remember(&mut self, address: IpAddr, known: Option<Known>) {
+        let Some(known) = known else {
             self.known.remove(&address);
-        } else {
-            self.known.insert(address, revision);
+            return;
+        };
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&address) {
+            self.known.clear();
         }
+        self.known.insert(address, known);
     }
 
     fn put_back(&mut self, address: IpAddr, change: Box<Change>) {
+        // What came meanwhile is newer.
         self.waiting.entry(address).or_insert(change);
         self.settle(address);
     }
@@ -215,6 +386,8 @@ impl Pending {
         self.in_flight.remove(&address);
         if self.waiting.contains_key(&address) {
             self.due.push_back(address);
+        } else {
+            self.found.remove(&address);
         }
     }
 }
@@ -225,45 +398,52 @@ mod model;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::FoundKey;
+    use crate::lease::{Lease, Operation as By};
     use crate::record::v4;
 
-    fn gone(timestamp: i64) -> Box<Change> {
-        Box::new(Change { timestamp, row: Row::Gone { owner: None } })
+    fn change(timestamp: i64) -> Box<Change> {
+        let lease = Lease { cltt: timestamp, ..Lease::plain_v4(0) };
+        Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+    }
+
+    fn sync(timestamp: i64) -> Box<Change> {
+        Box::new(Change { operation: By::Sync, ..*change(timestamp) })
     }
 
     fn pending(addresses: u32) -> Pending {
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(Writer::plain("a"));
         for n in 0..addresses {
-            pending.put(v4(n), gone(1));
+            pending.put(v4(n), change(1));
         }
         pending
     }
 
     #[test]
-    fn batches_hold_at_most_128_operations() {
+    fn batches_hold_at_most_127_operations() {
         let mut pending = pending(300);
         let sizes: Vec<usize> =
-            std::iter::from_fn(|| pending.next_batch()).map(|batch| batch.operations().len()).collect();
-        assert_eq!(sizes, [128, 128, 44]);
+            std::iter::from_fn(|| pending.next_batch(0)).map(|batch| batch.operations().len()).collect();
+        assert_eq!(sizes, [127, 127, 46]);
     }
 
     #[test]
     fn an_address_is_in_one_transaction_at_a_time() {
         let mut pending = pending(1);
-        let first = pending.next_batch().unwrap();
-        pending.put(v4(0), gone(2));
-        assert!(pending.next_batch().is_none());
+        let first = pending.next_batch(0).unwrap();
+        pending.put(v4(0), change(2));
+        assert!(pending.next_batch(0).is_none());
         pending.landed(first, 7);
-        assert_eq!(pending.next_batch().unwrap().operations()[0].change.timestamp, 2);
+        assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.timestamp, 2);
     }
 
     #[test]
     fn what_failed_is_tried_again_unless_newer_news_came() {
         let mut pending = pending(2);
-        let batch = pending.next_batch().unwrap();
-        pending.put(v4(1), gone(2));
+        let batch = pending.next_batch(0).unwrap();
+        pending.put(v4(1), change(2));
         pending.failed(batch);
-        let again = pending.next_batch().unwrap();
+        let again = pending.next_batch(0).unwrap();
         let mut times: Vec<i64> = again.operations().iter().map(|operation| operation.change.timestamp).collect();
         times.sort_unstable();
         assert_eq!(times, [1, 2]);
@@ -272,11 +452,11 @@ mod tests {
     #[test]
     fn beyond_the_limit_new_addresses_are_dropped_but_not_news_of_pending_ones() {
         let mut pending = pending(2);
-        let batch = pending.next_batch().unwrap();
-        let mut news: Changes = (0..4).map(|n| (v4(n), gone(2))).collect();
+        let batch = pending.next_batch(0).unwrap();
+        let mut news: Changes = (0..4).map(|n| (v4(n), change(2))).collect();
         assert_eq!(pending.absorb(&mut news, 2), 2);
         pending.failed(batch);
-        let again = pending.next_batch().unwrap();
+        let again = pending.next_batch(0).unwrap();
         assert_eq!(again.operations().iter().map(|operation| operation.change.timestamp).collect::<Vec<_>>(), [2, 2]);
     }
 
@@ -284,7 +464,7 @@ mod tests {
     fn the_one_operation_that_etcd_refuses_is_found_and_the_others_go_on() {
         let mut pending = pending(100);
         let (mut landed, mut refused) = (0, Vec::new());
-        while let Some(batch) = pending.next_batch() {
+        while let Some(batch) = pending.next_batch(0) {
             if batch.operations().iter().any(|operation| operation.address == v4(42)) {
                 refused.extend(pending.refused(batch).map(|operation| operation.address));
             } else {
@@ -296,25 +476,97 @@ mod tests {
         assert!(pending.is_empty());
     }
 
+    fn junk(revision: i64) -> Found {
+        Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record: None }) }
+    }
+
     #[test]
-    fn a_conflict_retries_on_the_revision_found() {
+    fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out() {
         let mut pending = pending(2);
-        let batch = pending.next_batch().unwrap();
-        let junk = Found { revision: 9, record: None };
-        let found: Vec<Option<Found>> =
-            batch.operations().iter().map(|operation| (operation.address == v4(0)).then(|| junk.clone())).collect();
-        // The other key is absent, as the condition said: its operation is simply tried again.
-        assert_eq!(pending.conflicted(batch, &found, "a"), Conflicts { retried: 2, yielded: 0 });
-        let again = pending.next_batch().unwrap();
-        let on = |address| again.operations().iter().find(|operation| operation.address == address).unwrap().revision;
+        let batch = pending.next_batch(0).unwrap();
+        let found = batch.operations().iter().map(|operation| {
+            // The other key is absent, as its condition said.
+            if operation.address == v4(0) { junk(9) } else { Found { as_of: 9, key: None } }
+        });
+        let found = found.collect();
+        assert_eq!(pending.seen(batch, found), 1);
+        let again = pending.next_batch(0).unwrap();
+        let on = |address| {
+            let operation = again.operations().iter().find(|operation| operation.address == address).unwrap();
+            operation.write.as_ref().unwrap().revision
+        };
         assert_eq!((on(v4(0)), on(v4(1))), (9, 0));
+    }
+
+    #[test]
+    fn a_finding_is_written_only_on_what_was_observed_before() {
+        let mut pending = pending(0);
+        pending.put(v4(0), sync(2));
+        assert_eq!(pending.take_again(), [v4(0)], "nothing was observed");
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), sync(2));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
+        pending.seen(batch, vec![junk(8)]);
+        assert_eq!(pending.take_again(), [v4(0)], "something changed meanwhile");
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_finding_does_not_hide_what_a_callout_told() {
+        let mut pending = pending(1);
+        assert!(!pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), sync(2));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].change.operation, By::Renew);
+        pending.put(v4(0), sync(2));
+        assert_eq!(pending.take_again(), [v4(0)]);
+        pending.failed(batch);
+        assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.operation, By::Renew);
+    }
+
+    #[test]
+    fn what_a_callout_tells_ends_a_finding() {
+        let mut pending = pending(0);
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), sync(2));
+        pending.put(v4(0), change(3));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].change.operation, By::Renew);
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 0);
+    }
+
+    #[test]
+    fn somebody_who_writes_after_us_is_noticed_and_our_own_write_is_not() {
+        let mut pending = pending(2);
+        let batch = pending.next_batch(0).unwrap();
+        // The watch was faster than the answer.
+        assert!(pending.noticed(v4(0), junk(5)));
+        assert!(pending.noticed(v4(1), junk(6)));
+        assert_eq!(pending.landed(batch, 5), [v4(1)]);
+        assert!(!pending.noticed(v4(0), junk(8)));
+    }
+
+    #[test]
+    fn a_transaction_has_room_for_the_index_keys() {
+        let mut writer = Writer::plain("a");
+        writer.index = crate::index::Index::new("/p", &[crate::index::Kind::HwAddress, crate::index::Kind::Hostname]);
+        let mut pending = Pending::new(writer);
+        for n in 0..100 {
+            let lease = Lease { hwaddr: [1].into(), hostname: (*b"x").into(), ..Lease::plain_v4(n) };
+            let row = Row::Held { lease, relay: None };
+            pending.put(v4(n), Box::new(Change { timestamp: 1, operation: By::Offer, row }));
+        }
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| pending.next_batch(0)).map(|batch| batch.operations().len()).collect();
+        assert_eq!(sizes, [42, 42, 16], "three operations each");
     }
 
     #[test]
     fn nothing_unsettled_is_lost_at_the_end() {
         let mut pending = pending(200);
-        let batch = pending.next_batch().unwrap();
-        pending.put(batch.operations()[0].address, gone(5));
+        let batch = pending.next_batch(0).unwrap();
+        pending.put(batch.operations()[0].address, change(5));
         let left = pending.into_changes([batch]);
         assert_eq!(left.len(), 200);
         assert_eq!(left.values().filter(|change| change.timestamp == 5).count(), 1);

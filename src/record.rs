@@ -1,5 +1,7 @@
 //! The JSON record of a lease, the key that it stands under, and what is read back from one. No I/O.
 
+use std::borrow::Cow;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -31,16 +33,25 @@ impl LeaseKeys {
     pub fn of(&self, address: IpAddr) -> String {
         format!("{}{address}", self.base)
     }
+
+    /// The address that a key is of; `None` for any other key.
+    #[must_use]
+    pub fn address(&self, key: &[u8]) -> Option<IpAddr> {
+        let text = std::str::from_utf8(key).ok()?.strip_prefix(&self.base)?;
+        let address: IpAddr = text.parse().ok()?;
+        (address.to_string() == text).then_some(address)
+    }
 }
 
 /// The record in the order that its readers rely on: `ip` first, `operation` second.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Record<'a> {
     ip: IpAddr,
-    operation: &'static str,
+    operation: Cow<'a, str>,
     state: u32,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    lease_type: Option<&'static str>,
+    lease_type: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix_len: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +78,85 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     user_context: Option<Value>,
     timestamp: i64,
-    server: &'a str,
+    server: Cow<'a, str>,
+}
+
+impl<'a> Record<'a> {
+    fn new(lease: &Lease, operation: &'a str, relay: Option<IpAddr>, timestamp: i64, server: &'a str) -> Self {
+        let mut record = Record {
+            ip: lease.address,
+            operation: operation.into(),
+            state: lease.state,
+            lease_type: None,
+            prefix_len: None,
+            hwaddr: hex(&lease.hwaddr),
+            client_id: None,
+            duid: None,
+            iaid: None,
+            hostname: (!lease.hostname.is_empty()).then(|| text(&lease.hostname)),
+            fqdn_fwd: lease.fqdn_fwd,
+            fqdn_rev: lease.fqdn_rev,
+            subnet_id: lease.subnet_id,
+            cltt: lease.cltt,
+            valid_lft: lease.valid_lft,
+            preferred_lft: None,
+            expires_at: lease.expires_at(),
+            relay_ip: relay,
+            user_context: (!lease.user_context.is_empty()).then(|| {
+                // Kea gives JSON; should it ever not be, its text is kept rather than lost.
+                serde_json::from_str(&lease.user_context).unwrap_or_else(|_| Value::from(&*lease.user_context))
+            }),
+            timestamp,
+            server: server.into(),
+        };
+        match &lease.protocol {
+            Protocol::V4 { client_id } => record.client_id = hex(client_id),
+            Protocol::V6 { lease_type, prefix_len, duid, iaid, preferred_lft } => {
+                record.lease_type = Some(lease_type.name().into());
+                record.prefix_len = Some(*prefix_len);
+                record.duid = hex(duid);
+                record.iaid = Some(*iaid);
+                record.preferred_lft = Some(*preferred_lft);
+            }
+        }
+        record
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record has a JSON form")
+    }
+
+    fn identifiers(&self) -> Identifiers {
+        Identifiers {
+            hwaddr: self.hwaddr.clone(),
+            client_id: self.client_id.clone(),
+            duid: self.duid.clone(),
+            iaid: self.iaid,
+            hostname: self.hostname.clone(),
+        }
+    }
+
+    /// What the lease database tells, without what only the change knew: its operation, relay, time and server.
+    fn content(mut self) -> Content {
+        self.operation = "".into();
+        self.relay_ip = None;
+        self.timestamp = 0;
+        self.server = "".into();
+        Content(BuildHasherDefault::<DefaultHasher>::default().hash_one(self.json()))
+    }
+}
+
+/// What a record says of the lease itself, as a number to compare: equal records give equal ones, and two different ones
+/// the same with a probability of 2^-64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content(u64);
+
+impl Content {
+    /// What the record of `lease` says.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Self {
+        Record::new(lease, "", None, 0, "").content()
+    }
 }
 
 /// The record of `lease` as compact JSON. `timestamp` is when Kea made the change, seconds since the epoch; `server`
@@ -77,43 +166,7 @@ struct Record<'a> {
 /// Never: every field has a JSON form.
 #[must_use]
 pub fn to_json(lease: &Lease, operation: Operation, relay: Option<IpAddr>, timestamp: i64, server: &str) -> Vec<u8> {
-    let mut record = Record {
-        ip: lease.address,
-        operation: operation.name(),
-        state: lease.state,
-        lease_type: None,
-        prefix_len: None,
-        hwaddr: hex(&lease.hwaddr),
-        client_id: None,
-        duid: None,
-        iaid: None,
-        hostname: (!lease.hostname.is_empty()).then(|| text(&lease.hostname)),
-        fqdn_fwd: lease.fqdn_fwd,
-        fqdn_rev: lease.fqdn_rev,
-        subnet_id: lease.subnet_id,
-        cltt: lease.cltt,
-        valid_lft: lease.valid_lft,
-        preferred_lft: None,
-        expires_at: lease.expires_at(),
-        relay_ip: relay,
-        user_context: (!lease.user_context.is_empty()).then(|| {
-            // Kea gives JSON; should it ever not be, its text is kept rather than lost.
-            serde_json::from_str(&lease.user_context).unwrap_or_else(|_| Value::from(&*lease.user_context))
-        }),
-        timestamp,
-        server,
-    };
-    match &lease.protocol {
-        Protocol::V4 { client_id } => record.client_id = hex(client_id),
-        Protocol::V6 { lease_type, prefix_len, duid, iaid, preferred_lft } => {
-            record.lease_type = Some(lease_type.name());
-            record.prefix_len = Some(*prefix_len);
-            record.duid = hex(duid);
-            record.iaid = Some(*iaid);
-            record.preferred_lft = Some(*preferred_lft);
-        }
-    }
-    serde_json::to_vec(&record).expect("a record has a JSON form")
+    Record::new(lease, operation.name(), relay, timestamp, server).json()
 }
 
 /// Colon-separated lower-case hex, as Kea spells identifiers; `None` for no bytes.
@@ -137,7 +190,7 @@ fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// The little of a record that decides whether another change may replace it.
+/// What is read back from a record: whether another change may replace it, and which index keys it has.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Summary {
     /// Who wrote it.
@@ -148,34 +201,78 @@ pub struct Summary {
     pub timestamp: i64,
     /// When the lease ends; absent for an infinite lifetime.
     pub expires_at: Option<i64>,
-    #[serde(default)]
-    hwaddr: String,
-    #[serde(default)]
-    client_id: String,
-    #[serde(default)]
-    duid: String,
-    iaid: Option<u32>,
+    /// The lease's identifiers.
+    #[serde(flatten)]
+    pub identifiers: Identifiers,
+    /// `None` when the record is not in the form that this version writes.
+    #[serde(skip)]
+    pub content: Option<Content>,
+}
+
+/// What identifies the holder of a lease, in the record's spelling.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Identifiers {
+    /// Hardware address.
+    pub hwaddr: Option<String>,
+    /// DHCPv4 client identifier.
+    pub client_id: Option<String>,
+    /// DHCPv6 DUID.
+    pub duid: Option<String>,
+    /// DHCPv6 identity association.
+    pub iaid: Option<u32>,
+    /// Host name.
+    pub hostname: Option<String>,
+}
+
+impl Identifiers {
+    /// Those of `lease`.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Self {
+        Record::new(lease, "", None, 0, "").identifiers()
+    }
 }
 
 impl Summary {
     /// Reads a value from etcd; `None` when it is no record of ours, whoever wrote it.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        let Ok(record) = serde_json::from_slice::<Record>(value) else {
+            // Of another version of this library, or edited.
+            return serde_json::from_slice(value).ok();
+        };
+        let ours_in_form = record.json() == value;
+        Some(Self {
+            server: record.server.clone().into_owned(),
+            cltt: record.cltt,
+            timestamp: record.timestamp,
+            expires_at: record.expires_at,
+            identifiers: record.identifiers(),
+            content: ours_in_form.then(|| record.content()),
+        })
+    }
+
+    /// Whether the lease ended, and the time after that in which its server may still remove the record.
+    #[must_use]
+    pub fn is_past_its_end(&self, grace: i64, now: i64) -> bool {
+        self.expires_at.is_some_and(|end| end.saturating_add(grace) < now)
+    }
+
+    /// Whether the record is about the lease that went, or an earlier one of the same owner.
+    #[must_use]
+    pub fn is_about(&self, gone: &Owner) -> bool {
+        self.cltt <= gone.cltt && self.belongs_to(gone)
     }
 
     /// Whether the record's lease belongs to `owner`. DHCPv4 tells clients apart by the client identifier where both
-    /// have one, else by the hardware address (RFC 2131 section 4.2); DHCPv6 by DUID and IAID (RFC 8415 section 12).
-    #[must_use]
-    pub fn belongs_to(&self, owner: &Owner) -> bool {
-        let client = hex(&owner.client).unwrap_or_default();
+    /// have one, else by the hardware address (RFC 2131 section 4.2); DHCPv6 by DUID and IAID (RFC 8415 section 12). A
+    /// declined address belongs to nobody: neither side names anyone then.
+    fn belongs_to(&self, owner: &Owner) -> bool {
+        let ours = &self.identifiers;
+        let (client, hwaddr) = (hex(&owner.client), hex(&owner.hwaddr));
         if owner.iaid.is_some() {
-            return self.iaid == owner.iaid && self.duid == client;
+            return ours.iaid == owner.iaid && ours.duid == client;
         }
-        if client.is_empty() || self.client_id.is_empty() {
-            return !self.hwaddr.is_empty() && Some(&self.hwaddr) == hex(&owner.hwaddr).as_ref();
-        }
-        self.client_id == client
+        if client.is_some() && ours.client_id.is_some() { ours.client_id == client } else { ours.hwaddr == hwaddr }
     }
 }
 
@@ -266,11 +363,11 @@ mod tests {
     fn owners_are_told_apart_as_the_protocols_do() {
         let summary = Summary::parse(json(&v4_lease(), None).as_bytes()).unwrap();
         let mut owner = v4_lease().owner();
-        assert!(summary.belongs_to(&owner));
+        assert!(summary.is_about(&owner));
         owner.hwaddr = [9].into();
-        assert!(summary.belongs_to(&owner), "the client identifier decides");
+        assert!(summary.is_about(&owner), "the client identifier decides");
         owner.client = [].into();
-        assert!(!summary.belongs_to(&owner), "without one the hardware address does");
+        assert!(!summary.is_about(&owner), "without one the hardware address does");
     }
 
     #[test]

@@ -1,71 +1,108 @@
 //! The one thread that talks to etcd: takes changes, sends them in transactions, and keeps trying.
 //!
-//! Up to four transactions are under way at a time; while they are, changes gather and the next ones are larger. When no
-//! member answers, one request at a time is tried, with growing pauses, and everything waits newest per address.
+//! With a member that answers it opens a session: an etcd lease of 15 seconds with the presence key on it. Every
+//! transaction requires that session, and after a request whose outcome is unknown a new one begins, so that what was
+//! given up changes nothing when it lands late. Up to four transactions are under way at a time; while they are, changes
+//! gather and the next ones are larger. When no member answers, one request at a time is tried, with growing pauses, and
+//! everything waits newest per address.
+//!
+//! Besides it watches the records for changes by others, and runs comparisons. What these find goes back to Kea's main
+//! thread as addresses to be read again, and comes from there like any other change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use etcd_client::KvClient;
 use tokio::runtime;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::comparison::Comparison;
 use crate::config::Config;
+use crate::control::{Control, Done, Purpose, Status};
 use crate::counters::{self, Counters};
-use crate::etcd::{Answer, Failure, Request};
+use crate::etcd::{self, Answer, Failure, Member, Opened, Request, Watched};
+use crate::guard::Found;
 use crate::handover::{Changes, Handover};
-use crate::lease::Row;
+use crate::history::History;
+use crate::index::Index;
+use crate::lease::{Family, now};
+use crate::lifetime::Lifetime;
+use crate::link::Link;
 use crate::messages;
-use crate::pending::{Batch, Pending};
+use crate::pending::{Batch, MAX_OPERATIONS, Pending};
+use crate::presence::{self, Presence, State};
+use crate::readings::{PAGE, Readings};
 use crate::record::LeaseKeys;
+use crate::resync::{Need, Resync};
+use crate::writer::{Action, Writer};
 
 /// Transactions under way at a time; measured with 128 operations each, more bring nothing (one member, two cores).
 const WINDOW: usize = 4;
-/// The shortest and the longest pause between attempts when no member answers.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How often Kea's main thread is told that there are news for its statistics.
+/// How often Kea's main thread is told that there are news for its statistics, and everything that needs no haste is done.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the session's etcd lease is renewed: a third of its time.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long the end of a session may take when the library is unloaded.
+const CLOSING: Duration = Duration::from_millis(500);
+/// After a failed or finished comparison, the next one waits at least as long.
+const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
 
 /// The thread did not end in time.
 #[derive(Debug)]
 pub struct Stuck;
 
+/// What a worker shares with Kea's threads.
+#[derive(Debug)]
+pub struct Shared {
+    /// The parameters.
+    pub config: Config,
+    /// Which server this is.
+    pub family: Family,
+    /// Its version.
+    pub kea_version: String,
+    /// When the library was loaded, seconds since the epoch.
+    pub started_at: i64,
+    /// The changes.
+    pub handover: Handover,
+    /// What the lease database is to be asked for.
+    pub readings: Readings,
+    /// Wishes for comparisons, and how the worker is.
+    pub control: Control,
+    /// What is counted.
+    pub counters: Counters,
+}
+
 /// A running worker. Dropping it leaves the thread behind; [`stop`](Self::stop) ends it.
 #[derive(Debug)]
 pub struct Worker {
     stop: oneshot::Sender<Instant>,
-    left: mpsc::Receiver<Changes>,
+    left: std_mpsc::Receiver<Changes>,
     thread: JoinHandle<()>,
 }
 
 impl Worker {
     /// Starts the thread. It inherits the caller's signal mask, so the caller blocks every signal around this call.
-    /// `on_tick` is called on it at most once a second, when a counter has changed, and must return at once.
+    /// `wake` is called on it to have Kea's main thread read what is wanted and publish what was counted; it must return
+    /// at once.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(
-        config: Arc<Config>,
-        handover: Arc<Handover>,
-        counters: Arc<Counters>,
-        on_tick: impl Fn() + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn start(shared: Arc<Shared>, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (stop, mut stopping) = oneshot::channel();
-        let (give, left) = mpsc::channel();
+        let (give, left) = std_mpsc::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("dhcp-etcd".into()).spawn(move || {
             loop {
-                let mirroring = Mirroring::new(&config, &handover, &counters);
-                match catch_unwind(AssertUnwindSafe(|| runtime.block_on(mirroring.run(&mut stopping, &on_tick)))) {
+                let mirroring = Mirroring::new(&shared, &wake);
+                match catch_unwind(AssertUnwindSafe(|| runtime.block_on(mirroring.run(&mut stopping)))) {
                     Ok(unwritten) => {
                         let _ = give.send(unwritten);
                         break;
@@ -75,7 +112,7 @@ impl Worker {
                         break;
                     }
                     Err(_) => {
-                        error!(target: messages::BUG, "the worker panicked and starts anew; what it held is lost");
+                        error!(target: messages::BUG, "the worker panicked and starts anew with a comparison");
                     }
                 }
             }
@@ -91,50 +128,98 @@ impl Worker {
     /// [`Stuck`] when the thread does not answer half a second after that; it is left behind.
     pub fn stop(self, flush: Duration) -> Result<Changes, Stuck> {
         let _ = self.stop.send(Instant::now() + flush);
-        let unwritten = self.left.recv_timeout(flush + Duration::from_millis(500)).map_err(|_| Stuck)?;
+        let patience = flush.max(CLOSING) + Duration::from_millis(500);
+        let unwritten = self.left.recv_timeout(patience).map_err(|_| Stuck)?;
         self.thread.join().map_err(|_| Stuck)?;
         Ok(unwritten)
     }
 }
 
-/// Whether etcd takes our writes. A line is logged when this changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
-    /// No answer yet, or the member in use failed and another is being tried.
-    Trying,
-    /// The member answers.
-    Up,
-    /// No member answers, or none takes our writes.
-    Down(&'static str),
+/// A request under way.
+#[derive(Debug)]
+enum Flight {
+    /// The session begins, under this choice of a member.
+    Open(u64),
+    /// The session's etcd lease is renewed.
+    KeepAlive,
+    /// The presence key is written anew.
+    Present(Presence),
+    /// The session ends.
+    Close,
+    /// A batch is written or read; with the etcd leases that were granted for it.
+    Batch(Batch, Vec<i64>),
+    /// The keys of suspects are read, before their leases are.
+    Observe(Vec<IpAddr>),
+    /// A page of keys is read for the comparison of this number.
+    Keys(u64),
+    /// Index keys that belong to no record are removed.
+    Tidy,
 }
 
 /// A finished request.
 struct Finished {
-    flight: u64,
+    number: u64,
+    /// The session that it was sent in.
+    session: Option<i64>,
     /// Which choice of a member it was sent under.
     choice: u64,
-    result: Result<(KvClient, Answer), Failure>,
+    result: Result<(Member, Answer), Failure>,
+}
+
+/// A watch under way; it ends when this is dropped.
+struct Watch {
+    news: mpsc::Receiver<Watched>,
+    task: AbortHandle,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The thread's state.
 struct Mirroring<'a> {
-    config: &'a Config,
-    handover: &'a Handover,
-    counters: &'a Counters,
-    keys: LeaseKeys,
+    shared: &'a Shared,
+    wake: &'a dyn Fn(),
     pending: Pending,
     spare: Changes,
-    flights: JoinSet<Finished>,
-    /// The batches under way by flight; a probe has none.
-    batches: HashMap<u64, Batch>,
-    next_flight: u64,
-    /// The member in use: its place in `endpoints` is `choice` modulo their number.
-    choice: u64,
-    client: Option<KvClient>,
-    link: Link,
-    failed_members: usize,
-    pauses: ExponentialBackoff,
-    retry_at: Option<Instant>,
+    link: Link<'a>,
+    requests: JoinSet<Finished>,
+    flights: HashMap<u64, Flight>,
+    next_number: u64,
+
+    presence_key: String,
+    presence: Presence,
+    /// What the presence key holds.
+    presented: Option<Presence>,
+    /// The session's etcd lease.
+    session: Option<i64>,
+    keep_alive_at: Instant,
+    history: History,
+    /// Etcd leases of windows that are known to exist.
+    granted: HashSet<i64>,
+
+    watch: Option<Watch>,
+    /// Changes by others are known up to this revision.
+    watched_to: i64,
+    /// Revisions of our own transactions that the watch has yet to tell.
+    own: BTreeSet<i64>,
+    /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
+    noticed: HashSet<IpAddr>,
+    /// Addresses whose record and lease are to be read again, first the one and then the other.
+    suspects: VecDeque<IpAddr>,
+
+    resync: Option<Resync>,
+    /// Addresses that were unsettled when everything that the comparison found was queued; those that still are.
+    settling: Option<HashSet<IpAddr>>,
+    resync_not_before: Instant,
+    /// When the next comparison is due without a cause.
+    resync_at: Option<Instant>,
+
+    last_error: Option<(String, i64)>,
+    /// When nothing waited last.
+    caught_up: Instant,
     /// Dropped changes up to the last overflow whose end was told.
     overflows_told: i64,
     overflowing: bool,
@@ -146,24 +231,45 @@ struct Mirroring<'a> {
 }
 
 impl<'a> Mirroring<'a> {
-    fn new(config: &'a Config, handover: &'a Handover, counters: &'a Counters) -> Self {
+    fn new(shared: &'a Shared, wake: &'a dyn Fn()) -> Self {
+        let config = &shared.config;
+        let (prefix, server, family) = (&config.prefix, &config.server_name, shared.family.name());
+        let writer = Writer {
+            server: server.clone(),
+            keys: LeaseKeys::new(prefix),
+            index: Index::new(prefix, &config.index),
+            lifetime: config.expire_keys.then(|| Lifetime::new(prefix, server, family, config.expire_grace)),
+            grace: config.expire_grace,
+        };
+        shared.control.want(Purpose::Resync, "start");
         Self {
-            config,
-            handover,
-            counters,
-            keys: LeaseKeys::new(&config.prefix),
-            pending: Pending::default(),
+            shared,
+            wake,
+            pending: Pending::new(writer),
             spare: Handover::room(config.queue_size),
-            flights: JoinSet::new(),
-            batches: HashMap::new(),
-            next_flight: 0,
-            choice: 0,
-            client: None,
-            link: Link::Trying,
-            failed_members: 0,
-            pauses: pauses(),
-            retry_at: None,
-            overflows_told: counters.queue_overflows.get(),
+            link: Link::new(&config.endpoints),
+            requests: JoinSet::new(),
+            flights: HashMap::new(),
+            next_number: 0,
+            presence_key: presence::key(prefix, server, family),
+            presence: Presence::new(shared.kea_version.clone(), shared.started_at),
+            presented: None,
+            session: None,
+            keep_alive_at: Instant::now(),
+            history: History::default(),
+            granted: HashSet::new(),
+            watch: None,
+            watched_to: 0,
+            own: BTreeSet::new(),
+            noticed: HashSet::new(),
+            suspects: VecDeque::new(),
+            resync: None,
+            settling: None,
+            resync_not_before: Instant::now(),
+            resync_at: config.resync_interval.map(|interval| Instant::now() + interval),
+            last_error: None,
+            caught_up: Instant::now(),
+            overflows_told: shared.counters.queue_overflows.get(),
             overflowing: false,
             stopping: false,
             given_up: false,
@@ -171,241 +277,625 @@ impl<'a> Mirroring<'a> {
         }
     }
 
-    async fn run(mut self, stopping: &mut oneshot::Receiver<Instant>, on_tick: &impl Fn()) -> Changes {
+    async fn run(mut self, stopping: &mut oneshot::Receiver<Instant>) -> Changes {
+        let shared = self.shared;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline = None;
         loop {
             self.receive();
+            let pause = self.compare();
             self.send();
-            if let Some(deadline) = deadline {
-                let all_written = self.pending.is_empty() && self.handover.waiting() == 0;
-                if all_written || self.given_up || Instant::now() >= deadline {
+            if let Some(deadline) = &mut deadline {
+                if Instant::now() >= *deadline || self.given_up {
                     break;
                 }
+                if self.waiting() == 0 {
+                    if !self.close() {
+                        break;
+                    }
+                    *deadline = (*deadline).min(Instant::now() + CLOSING);
+                }
             }
+            let retry = self.link.retry_at();
             tokio::select! {
-                Some(finished) = self.flights.join_next() => match finished {
+                Some(finished) = self.requests.join_next() => match finished {
                     Ok(finished) => self.finish(finished),
                     // Only a panic in the request ends here; the thread starts anew.
                     Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
                 },
-                () = self.handover.wait() => {}
-                () = sleep_until(self.retry_at.unwrap_or_else(Instant::now)), if self.retry_at.is_some() => {
-                    self.retry_at = None;
-                }
+                () = shared.handover.wait() => {}
+                () = shared.readings.arrived() => {}
+                () = shared.control.asked() => {}
+                Some(news) = next_news(&mut self.watch) => self.hear(news),
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.link.retry(),
                 order = &mut *stopping, if deadline.is_none() => {
                     // A dropped sender is an order to stop at once.
                     deadline = Some(order.unwrap_or_else(|_| Instant::now()));
                     self.stopping = true;
-                    self.retry_at = None;
+                    self.link.retry();
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
-                _ = tick.tick() => {
-                    self.tell_overflows();
-                    self.counters.pending.set(self.handover.waiting());
-                    let counted = self.counters.all().map(|(_, count)| count);
-                    if std::mem::replace(&mut self.counted, counted) != counted {
-                        on_tick();
-                    }
-                }
+                _ = tick.tick() => self.tick(),
             }
         }
-        self.flights.abort_all();
-        let under_way = std::mem::take(&mut self.batches).into_values();
-        let mut unwritten = self.pending.into_changes(under_way);
+        self.requests.abort_all();
+        let batches = std::mem::take(&mut self.flights).into_values().filter_map(|flight| match flight {
+            Flight::Batch(batch, _) => Some(batch),
+            _ => None,
+        });
+        let mut unwritten = self.pending.into_changes(batches.collect::<Vec<_>>());
         // Newer than what was taken before.
-        unwritten.extend(self.handover.take(Changes::new()));
+        unwritten.extend(shared.handover.take(Changes::new()));
         unwritten
     }
 
-    /// Requests that may be under way now.
-    fn window(&self) -> usize {
-        match self.link {
-            _ if self.retry_at.is_some() => 0,
-            Link::Up => WINDOW,
-            Link::Trying | Link::Down(_) => 1,
-        }
+    fn config(&self) -> &'a Config {
+        &self.shared.config
+    }
+
+    /// How many addresses wait, wherever they are.
+    fn waiting(&self) -> usize {
+        self.shared.handover.waiting()
+    }
+
+    /// Whether another batch may be sent now.
+    fn has_room(&self) -> bool {
+        let batches = self.flights.values().filter(|flight| matches!(flight, Flight::Batch(..))).count();
+        self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none() && batches < WINDOW
     }
 
     /// Takes what the packet threads put in, unless nothing could be sent anyway: then it gathers where it is, and no
     /// packet thread has to wake this one.
     fn receive(&mut self) {
-        if self.flights.len() < self.window() {
-            let mut taken = self.handover.take(std::mem::take(&mut self.spare));
-            let dropped = self.pending.absorb(&mut taken, self.config.queue_size);
-            self.counters.queue_overflows.add(dropped);
+        let handover = &self.shared.handover;
+        // Before anything is taken: what was read is in the hand-over then.
+        let all_read = self.suspects.is_empty()
+            && self.resync.as_ref().is_some_and(Resync::is_judged)
+            && !self.is_reading_suspects();
+        if self.has_room() {
+            let mut taken = handover.take(std::mem::take(&mut self.spare));
+            if let Some(resync) = &mut self.resync {
+                for address in taken.keys() {
+                    resync.touch(*address);
+                }
+            }
+            let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
+            self.shared.counters.queue_overflows.add(dropped);
             self.spare = taken;
+            if all_read && self.settling.is_none() {
+                self.settling = Some(self.pending.addresses().collect());
+            }
         }
-        self.handover.set_taken(self.pending.len());
+        handover.set_taken(self.pending.len());
+        if self.waiting() == 0 {
+            self.caught_up = Instant::now();
+        }
     }
 
     fn send(&mut self) {
-        let window = self.window();
-        while self.flights.len() < window {
-            let request = if let Some(batch) = self.pending.next_batch() {
-                let request = Request::write(&batch, &self.keys, &self.config.server_name);
-                self.batches.insert(self.next_flight, batch);
-                request
-            } else if self.link == Link::Up {
-                return;
-            } else {
-                Request::Probe(self.keys.base().to_owned())
-            };
-            let (flight, choice, client) = (self.next_flight, self.choice, self.client.clone());
-            let endpoint = self.endpoint().to_owned();
-            let (connect_timeout, request_timeout) = (self.config.connect_timeout, self.config.request_timeout);
-            self.next_flight += 1;
-            self.flights.spawn(async move {
-                let result = request.send(client, &endpoint, connect_timeout, request_timeout).await;
-                Finished { flight, choice, result }
-            });
+        if !self.link.is_up() || self.session.is_none() {
+            let choice = self.link.choice();
+            let opening = self.flights.values().any(|flight| matches!(flight, Flight::Open(of) if *of == choice));
+            if !opening && self.link.retry_at().is_none() {
+                self.presence.state = self.state();
+                let request = Request::Open {
+                    presence: self.presence_key.clone(),
+                    value: self.presence.json(),
+                    landmark: self.history.landmark().unwrap_or(&self.presence_key).to_owned(),
+                };
+                self.fly(request, Flight::Open(choice));
+            }
+            return;
         }
+        let Some(session) = self.session else { return };
+        while self.has_room() {
+            let Some(batch) = self.pending.next_batch(now()) else { break };
+            let writer = self.pending.writer();
+            if batch.only_looks() {
+                let request = Request::look(batch.addresses(), writer, &self.presence_key);
+                self.fly(request, Flight::Batch(batch, Vec::new()));
+            } else {
+                let granted = |window: crate::lifetime::Window| self.granted.contains(&window.id);
+                let request = Request::write(&batch, writer, &self.presence_key, session, granted, now());
+                let windows = match &request {
+                    Request::Write(_, windows) => windows.iter().map(|(window, _)| window.id).collect(),
+                    _ => Vec::new(),
+                };
+                self.fly(request, Flight::Batch(batch, windows));
+            }
+        }
+        // Some may need no write.
+        self.shared.handover.set_taken(self.pending.len());
     }
 
-    fn endpoint(&self) -> &str {
-        let members = self.config.endpoints.len();
-        &self.config.endpoints[usize::try_from(self.choice).unwrap_or(0) % members]
+    fn fly(&mut self, request: Request, flight: Flight) {
+        let (number, choice, member) = (self.next_number, self.link.choice(), self.link.member());
+        let (endpoint, session) = (self.link.endpoint().to_owned(), self.session);
+        let (connect_timeout, request_timeout) = (self.config().connect_timeout, self.config().request_timeout);
+        self.next_number += 1;
+        self.flights.insert(number, flight);
+        self.requests.spawn(async move {
+            let result = request.send(member, &endpoint, connect_timeout, request_timeout).await;
+            Finished { number, session, choice, result }
+        });
+    }
+
+    /// Ends the session; false when there is none, or its end is done.
+    fn close(&mut self) -> bool {
+        if let (Some(session), true) = (self.session.take(), self.link.is_up()) {
+            self.fly(Request::Close(session), Flight::Close);
+        }
+        self.flights.values().any(|flight| matches!(flight, Flight::Close))
     }
 
     fn finish(&mut self, finished: Finished) {
-        let batch = self.batches.remove(&finished.flight);
+        let Some(flight) = self.flights.remove(&finished.number) else { return };
         match finished.result {
-            Ok((client, answer)) => {
-                if finished.choice == self.choice {
-                    self.client = Some(client);
-                    self.came_up();
-                }
-                if let Some(batch) = batch {
-                    self.answered(batch, answer);
-                }
+            Ok((member, answer)) => {
+                self.link.answered(finished.choice, member);
+                // The watch shows that the connection did not change since the session began.
+                let same_history = finished.session == self.session && self.watch.is_some();
+                self.answered(flight, answer, finished.choice, same_history);
             }
             Err(failure) => {
-                self.counters.errors.add(1);
-                self.failed(batch, failure, finished.choice);
+                self.shared.counters.errors.add(1);
+                self.failed(flight, failure, finished.choice);
             }
         }
     }
 
-    fn answered(&mut self, batch: Batch, answer: Answer) {
-        match answer {
-            Answer::Landed { revision } => {
-                for operation in batch.operations() {
-                    let (counter, done) = match operation.change.row {
-                        Row::Held { .. } => (&self.counters.writes, "written"),
-                        Row::Gone { .. } => (&self.counters.deletes, "removed"),
-                    };
-                    counter.add(1);
-                    debug!(target: messages::LEASE, "{} {done} at revision {revision}", operation.address);
+    fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_history: bool) {
+        match (flight, answer) {
+            (Flight::Open(_), Answer::Opened(opened)) => {
+                if choice == self.link.choice() {
+                    self.opened(&opened);
                 }
-                self.pending.landed(batch, revision);
             }
-            Answer::Conflict(found) => {
-                let conflicts = self.pending.conflicted(batch, &found, &self.config.server_name);
-                self.counters.conflicts.add(conflicts.retried + conflicts.yielded);
-                debug!(
-                    target: messages::CONFLICT,
-                    "{} operations are tried again, {} gave way", conflicts.retried, conflicts.yielded
-                );
+            (Flight::KeepAlive, Answer::KeptAlive(true)) | (Flight::Close, _) => {}
+            (Flight::Present(presence), Answer::Landed { revision }) => {
+                self.presented = Some(presence);
+                if same_history {
+                    self.history.wrote(self.presence_key.clone(), revision);
+                } else {
+                    self.history.doubt();
+                }
             }
-            Answer::Alive => self.pending.failed(batch),
+            (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
+                self.granted.extend(granted);
+                self.landed(batch, revision, same_history);
+            }
+            (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
+                self.granted.extend(granted);
+                let conflicts = self.pending.seen(batch, found);
+                self.shared.counters.conflicts.add(conflicts);
+                if conflicts > 0 {
+                    debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
+                }
+                if self.session.is_some_and(|ours| ours != session) {
+                    self.session_lost();
+                }
+            }
+            (Flight::Observe(addresses), Answer::Seen { found, .. }) => {
+                let observed = addresses.into_iter().zip(found);
+                let to_read =
+                    observed.filter_map(|(address, found)| self.pending.observe(address, found).then_some(address));
+                self.shared.readings.want_addresses(to_read);
+                (self.wake)();
+            }
+            (Flight::Keys(number), Answer::Page(page)) => {
+                if self.watched_to == 0 {
+                    self.watched_to = page.revision;
+                    self.start_watch();
+                }
+                let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
+                let orphans = resync.keys(&page);
+                if resync.purpose == Purpose::Resync {
+                    self.tidy(&orphans);
+                }
+            }
+            (Flight::Tidy, Answer::Landed { revision }) => {
+                if same_history {
+                    self.history.removed(revision);
+                } else {
+                    self.history.doubt();
+                }
+            }
+            // One of them was written anew meanwhile.
+            (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
+            (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
+            (flight, answer) => error!(target: messages::BUG, "{flight:?} was answered with {answer:?}"),
         }
     }
 
-    fn came_up(&mut self) {
-        if self.link != Link::Up {
-            info!(target: messages::CONNECTED, "etcd member {} answers, {} addresses wait", self.endpoint(), self.pending.len());
-            self.link = Link::Up;
+    fn opened(&mut self, opened: &Opened) {
+        // After a start it is the one that we were before.
+        if self.presented.is_some() && opened.before.is_some_and(|started_at| started_at != self.presence.started_at) {
+            warn!(target: messages::NAME_TAKEN, "another server writes {}: give each its own server-name", self.presence_key);
         }
-        self.failed_members = 0;
-        self.pauses = pauses();
+        let goes_on = self.history.goes_on(opened, &self.presence_key);
+        self.link.came_up(self.waiting());
+        self.session = Some(opened.lease);
+        self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+        self.presented = Some(self.presence.clone());
+        if !goes_on {
+            info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
+            self.pending.forget();
+            self.granted.clear();
+            self.own.clear();
+            self.shared.control.want(Purpose::Resync, "etcd's history");
+        }
+        if !goes_on || self.watched_to == 0 {
+            self.watched_to = opened.revision;
+        }
+        self.start_watch();
     }
 
-    fn failed(&mut self, batch: Option<Batch>, failure: Failure, choice: u64) {
-        match (failure, batch) {
-            (Failure::Refused(reason), Some(batch)) => {
+    fn landed(&mut self, batch: Batch, revision: i64, same_history: bool) {
+        let counters = &self.shared.counters;
+        let mut written = None;
+        for operation in batch.operations() {
+            let Some(write) = &operation.write else { continue };
+            match write.action {
+                Action::Put(_) | Action::Move(_) => {
+                    counters.writes.add(1);
+                    written = Some(operation.address);
+                    self.presence.leases += usize::from(write.revision == 0);
+                    debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
+                }
+                Action::Remove => {
+                    counters.deletes.add(1);
+                    self.presence.leases = self.presence.leases.saturating_sub(1);
+                    debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
+                }
+                Action::Keep(_) => {}
+            }
+        }
+        match written {
+            _ if !same_history => self.history.doubt(),
+            Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
+            None => self.history.removed(revision),
+        }
+        self.own.insert(revision);
+        let overtaken = self.pending.landed(batch, revision);
+        self.noticed.extend(overtaken);
+    }
+
+    fn failed(&mut self, flight: Flight, failure: Failure, choice: u64) {
+        let (Failure::NoAnswer(reason)
+        | Failure::NoSpace(reason)
+        | Failure::Denied(reason)
+        | Failure::Refused(reason)
+        | Failure::LeaseGone(reason)
+        | Failure::Compacted(reason)) = &failure;
+        let reason = reason.clone();
+        self.last_error = Some((reason.clone(), now()));
+        match (failure, flight) {
+            (Failure::Refused(_), Flight::Batch(batch, _)) => {
                 if let Some(operation) = self.pending.refused(batch) {
                     error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
                 }
             }
-            // No etcd refuses a probe for good; whatever stands in its place is left.
-            (Failure::NoAnswer(reason) | Failure::Refused(reason), batch) => {
-                if let Some(batch) = batch {
-                    self.pending.failed(batch);
-                }
-                // Others of the same choice fail with it; the first one moved on already.
-                if choice == self.choice {
-                    self.leave_member(&reason);
+            (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
+                // Revoked, or etcd lost it: granted again with the next attempt.
+                self.granted.clear();
+                self.pending.failed(batch);
+                self.link.pause();
+            }
+            // Of a comparison that was given up.
+            (_, Flight::Keys(number)) if self.resync.as_ref().is_none_or(|resync| resync.number != number) => {}
+            (Failure::Refused(_), Flight::Keys(_)) if self.resync.as_mut().is_some_and(Resync::too_much) => {}
+            (Failure::Compacted(_), Flight::Keys(_)) => {
+                if let Some(resync) = &mut self.resync {
+                    resync.compacted();
                 }
             }
-            (Failure::NoSpace(reason), batch) => self.hold(batch, messages::NO_SPACE, &reason),
-            (Failure::Denied(reason), batch) => self.hold(batch, messages::DENIED, &reason),
+            (Failure::LeaseGone(_), Flight::KeepAlive | Flight::Present(_)) => self.session_lost(),
+            (Failure::LeaseGone(_), Flight::Close) => {}
+            (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
+            (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
+            (_, flight) => {
+                self.give_back(flight);
+                // Others of the same choice fail with it; the first one moved on already.
+                if choice == self.link.choice() {
+                    self.link.leave(&reason);
+                    self.disconnected();
+                }
+            }
         }
     }
 
-    /// The member did not answer: another one is next, after a pause when every one failed.
-    fn leave_member(&mut self, reason: &str) {
-        let endpoint = self.endpoint().to_owned();
-        self.choice += 1;
-        self.client = None;
-        self.failed_members += 1;
-        if self.failed_members < self.config.endpoints.len() {
-            if self.link == Link::Up {
-                warn!(target: messages::MEMBER_FAILED, "etcd member {endpoint} failed ({reason}), the next is tried");
-                self.link = Link::Trying;
-            }
-            return;
+    /// What a request was about is to be tried again.
+    fn give_back(&mut self, flight: Flight) {
+        match flight {
+            Flight::Batch(batch, _) => self.pending.failed(batch),
+            Flight::Observe(addresses) => self.suspects.extend(addresses),
+            _ => {}
         }
-        self.failed_members = 0;
-        if self.link != Link::Down(messages::UNREACHABLE) {
-            warn!(target: messages::UNREACHABLE, "no etcd member answers (last was {endpoint}: {reason}); changes are kept and tried again");
-        }
-        self.pause(messages::UNREACHABLE);
     }
 
     /// etcd answers but takes no writes: everything waits for an operator.
-    fn hold(&mut self, batch: Option<Batch>, message: &'static str, reason: &str) {
-        if let Some(batch) = batch {
-            self.pending.failed(batch);
+    fn hold(&mut self, flight: Flight, message: &'static str, reason: &str) {
+        self.give_back(flight);
+        self.link.hold(message, &self.config().prefix, reason);
+        self.disconnected();
+    }
+
+    /// The session is gone though the member answers: it ended while nothing was heard, or etcd lost it.
+    fn session_lost(&mut self) {
+        self.link.session_lost();
+        self.disconnected();
+    }
+
+    fn disconnected(&mut self) {
+        self.session = None;
+        self.watch = None;
+        self.given_up = self.stopping && self.link.is_down();
+        if let Some(resync) = self.resync.take() {
+            self.shared.control.interrupted(resync.purpose, resync.reason);
+            // A page that is still read for it is not for the next one.
+            self.resync_not_before = Instant::now() + BETWEEN_RESYNCS;
         }
-        if self.link != Link::Down(message) {
-            if message == messages::NO_SPACE {
-                error!(target: messages::NO_SPACE, "etcd takes no writes: {reason}");
-            } else {
-                error!(target: messages::DENIED, "etcd denies access to {}: {reason}", self.keys.base());
+    }
+
+    fn start_watch(&mut self) {
+        let Some(member) = self.link.member() else { return };
+        let (tell, news) = mpsc::channel(16);
+        let base = self.pending.writer().keys.base().to_owned();
+        let task = tokio::spawn(etcd::watch(member, base, self.watched_to + 1, tell)).abort_handle();
+        self.watch = Some(Watch { news, task });
+    }
+
+    fn hear(&mut self, news: Watched) {
+        match news {
+            Watched::Changes { revision, keys } => {
+                for (key, found) in keys {
+                    self.notice(&key, found);
+                }
+                self.watched_to = self.watched_to.max(revision);
+                self.own = self.own.split_off(&(self.watched_to + 1));
+            }
+            Watched::Lost(reason) => {
+                debug!(target: messages::NOTICED, "changes by others were missed: {reason}");
+                self.watch = None;
+                // The watch goes on where the comparison reads.
+                self.watched_to = 0;
+                self.shared.control.want(Purpose::Resync, "etcd compacted");
+            }
+            Watched::Canceled(reason) => {
+                // The next tick begins it again.
+                debug!(target: messages::NOTICED, "the watch ended: {reason}");
+                self.watch = None;
+            }
+            Watched::Disconnected(reason) => {
+                debug!(target: messages::NOTICED, "the watch ended: {reason}");
+                self.session_lost();
             }
         }
-        self.pause(message);
     }
 
-    fn pause(&mut self, message: &'static str) {
-        self.link = Link::Down(message);
-        self.given_up = self.stopping;
-        self.retry_at = Some(Instant::now() + self.pauses.next().unwrap_or(PAUSE.1));
+    /// A key below the records changed.
+    fn notice(&mut self, key: &[u8], found: Found) {
+        let Some(address) = self.pending.writer().keys.address(key) else { return };
+        if !self.shared.family.has(address) || self.own.contains(&found.as_of) {
+            return;
+        }
+        if let Some(resync) = &mut self.resync {
+            resync.touch(address);
+        }
+        if self.pending.noticed(address, found) {
+            return;
+        }
+        if self.noticed.len() < self.config().queue_size {
+            self.noticed.insert(address);
+        } else {
+            self.shared.control.want(Purpose::Resync, "many changes by others");
+        }
     }
 
-    /// One line when the queue overflows, one with the number when it is empty again.
+    /// Does what a comparison under way needs next, or begins one. Returns when it wants to go on.
+    fn compare(&mut self) -> Option<Instant> {
+        self.observe_suspects();
+        if self.stopping || self.session.is_none() {
+            return None;
+        }
+        if self.resync.is_none() {
+            let early = Instant::now() < self.resync_not_before;
+            let Some(wanted) = self.shared.control.next(early) else { return early.then_some(self.resync_not_before) };
+            let writer = self.pending.writer().clone();
+            let bases = (writer.keys.base().to_owned(), writer.index.base().to_owned());
+            let comparison = Comparison::new(writer, self.shared.family, now(), self.pending.addresses());
+            let bases = (bases.0.as_str(), bases.1.as_str());
+            // The number of the next request was never given to a comparison before.
+            self.resync = Some(Resync::new(self.next_number, wanted, comparison, self.shared.family, bases, now()));
+            self.settling = None;
+            self.tell();
+            self.present();
+        }
+        if let Some(page) =
+            self.resync.as_ref().and_then(Resync::page).and_then(|after| self.shared.readings.take_page(after))
+        {
+            self.page_read(page);
+        }
+        // What was found is written before more is looked for, so that it never fills the queue.
+        let busy = !self.suspects.is_empty() || self.waiting() > self.config().queue_size / 2;
+        let resync = self.resync.as_mut()?;
+        match resync.next(busy) {
+            Need::Keys(request) => {
+                let number = resync.number;
+                self.fly(request, Flight::Keys(number));
+            }
+            Need::Leases(after) => {
+                self.shared.readings.want_page(after);
+                (self.wake)();
+            }
+            Need::Pause(until) => return until,
+            Need::Nothing => {
+                let is_empty = self.pending.is_empty();
+                let settled = self.settling.as_ref().is_some_and(|settling| is_empty || settling.is_empty());
+                if settled || resync.purpose == Purpose::Verify {
+                    self.compared();
+                }
+            }
+        }
+        None
+    }
+
+    fn page_read(&mut self, page: Result<Vec<crate::lease::Lease>, String>) {
+        let Some(resync) = &mut self.resync else { return };
+        match page {
+            Ok(leases) => {
+                let suspects = resync.leases(&leases);
+                if resync.purpose == Purpose::Resync {
+                    self.suspects.extend(suspects);
+                }
+            }
+            Err(reason) => {
+                error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
+                let (purpose, why) = (resync.purpose, resync.reason);
+                self.resync = None;
+                self.resync_not_before = Instant::now() + 5 * BETWEEN_RESYNCS;
+                self.shared.control.interrupted(purpose, why);
+            }
+        }
+    }
+
+    /// A comparison is done.
+    fn compared(&mut self) {
+        let Some(resync) = self.resync.take() else { return };
+        let (took, findings) = (resync.started.elapsed(), resync.findings);
+        self.resync_not_before = Instant::now() + took.max(BETWEEN_RESYNCS);
+        if resync.purpose == Purpose::Resync {
+            self.shared.counters.resyncs.add(1);
+            self.presence.leases = findings.leases;
+            self.presence.synced_at = Some(now());
+            self.resync_at = self.config().resync_interval.map(|interval| Instant::now() + interval);
+            info!(
+                target: messages::RESYNC,
+                "compared {} leases with {} records ({}): {} missing, {} different, {} extra; {} foreign keys; took {} ms",
+                findings.leases, findings.records, resync.reason, findings.missing.count, findings.different.count,
+                findings.extra.count, findings.foreign, took.as_millis()
+            );
+        }
+        self.shared.control.finished(resync.purpose, Done { at: now(), took, reason: resync.reason, findings });
+        self.present();
+        self.tell();
+    }
+
+    fn tidy(&mut self, orphans: &[(Vec<u8>, i64)]) {
+        let Some(session) = self.session else { return };
+        for some in orphans.chunks(100) {
+            self.fly(Request::tidy(some, &self.presence_key, session), Flight::Tidy);
+        }
+    }
+
+    /// Has the keys of suspects read, and then their leases: as many as a transaction and a turn of the main loop take,
+    /// and the queue has room for.
+    fn observe_suspects(&mut self) {
+        if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
+            return;
+        }
+        let room = self.config().queue_size.saturating_sub(self.waiting());
+        let some = self.suspects.len().min(room).min(PAGE).min(MAX_OPERATIONS);
+        if some > 0 {
+            let addresses: Vec<IpAddr> = self.suspects.drain(..some).collect();
+            let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
+            self.fly(request, Flight::Observe(addresses));
+        }
+    }
+
+    fn is_reading_suspects(&self) -> bool {
+        self.shared.readings.waiting() > 0 || self.flights.values().any(|flight| matches!(flight, Flight::Observe(_)))
+    }
+
+    fn state(&self) -> State {
+        match &self.resync {
+            Some(resync) if resync.purpose == Purpose::Resync => State::Syncing,
+            _ if self.presence.synced_at.is_some() => State::Synced,
+            _ => State::Starting,
+        }
+    }
+
+    /// Writes the presence key when it holds something else than it should.
+    fn present(&mut self) {
+        self.presence.state = self.state();
+        let under_way = self.flights.values().any(|flight| matches!(flight, Flight::Present(_)));
+        if let (Some(session), false) = (self.session, under_way || self.presented.as_ref() == Some(&self.presence)) {
+            let (presence, value) = (self.presence_key.clone(), self.presence.json());
+            self.fly(Request::Present { presence, value, session }, Flight::Present(self.presence.clone()));
+        }
+    }
+
+    fn tick(&mut self) {
+        self.tell_overflows();
+        self.noticed.extend(self.pending.take_again());
+        self.suspects.extend(self.noticed.drain());
+        if let Some(settling) = &mut self.settling {
+            settling.retain(|address| self.pending.is_pending(*address));
+        }
+        if self.resync_at.is_some_and(|at| Instant::now() >= at) {
+            self.resync_at = None;
+            self.shared.control.want(Purpose::Resync, "interval");
+        }
+        if let Some(session) = self.session.filter(|_| !self.stopping) {
+            if Instant::now() >= self.keep_alive_at {
+                self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+                self.fly(Request::KeepAlive(session), Flight::KeepAlive);
+                self.present();
+            }
+            if self.watch.is_none() && self.watched_to != 0 {
+                self.start_watch();
+            }
+        }
+        let now = now();
+        self.granted.retain(|id| Lifetime::end(*id) > now);
+        self.tell();
+        self.shared.counters.pending.set(self.waiting());
+        let counted = self.shared.counters.all().map(|(_, count)| count);
+        if std::mem::replace(&mut self.counted, counted) != counted || self.shared.readings.waiting() > 0 {
+            (self.wake)();
+        }
+    }
+
+    /// Tells those who ask how things are.
+    fn tell(&self) {
+        let state = match self.state() {
+            State::Starting => "starting",
+            State::Syncing => "syncing",
+            State::Synced => "synced",
+        };
+        self.shared.control.tell(Status {
+            connection: self.link.describe(),
+            endpoint: self.link.endpoint().to_owned(),
+            last_error: self.last_error.clone(),
+            unwritten: self.waiting(),
+            lag: if self.waiting() == 0 { 0 } else { self.caught_up.elapsed().as_secs() },
+            running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),
+            leases: self.presence.leases,
+            state,
+        });
+    }
+
+    /// One line when the queue overflows, one with the number when there is room again. What was dropped is found by a
+    /// comparison.
     fn tell_overflows(&mut self) {
-        let overflows = self.counters.queue_overflows.get();
+        let overflows = self.shared.counters.queue_overflows.get();
         if overflows > self.overflows_told && !self.overflowing {
-            warn!(target: messages::QUEUE_OVERFLOW, "more than {} addresses wait; changes of others are dropped", self.config.queue_size);
+            let queue_size = self.config().queue_size;
+            warn!(target: messages::QUEUE_OVERFLOW, "more than {queue_size} addresses wait; changes of others are found by a comparison");
             self.overflowing = true;
         }
-        if self.overflowing && self.handover.waiting() == 0 {
+        if self.overflowing && self.link.is_up() && self.waiting() <= self.config().queue_size / 2 {
             let lost = overflows - self.overflows_told;
-            warn!(target: messages::QUEUE_OVERFLOW, "the queue is empty again; {lost} changes were dropped");
+            warn!(target: messages::QUEUE_OVERFLOW, "{lost} changes were dropped; everything is compared");
             self.overflowing = false;
             self.overflows_told = overflows;
+            self.shared.control.want(Purpose::Resync, "queue overflow");
         }
     }
 }
 
-/// Pauses between attempts: each about twice the one before, with jitter, up to the longest.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(PAUSE.0)
-        .with_max_delay(PAUSE.1)
-        .with_jitter()
-        .without_max_times()
-        .build()
+async fn next_news(watch: &mut Option<Watch>) -> Option<Watched> {
+    watch.as_mut()?.news.recv().await
 }

@@ -1,0 +1,166 @@
+//! Which etcd member is in use, whether it takes our writes, and when the next attempt is. A line is logged when this
+//! changes, not for each attempt.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::etcd::Member;
+use crate::messages;
+
+/// The shortest and the longest pause between attempts when no member answers.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No session yet, or the member in use failed and another is being tried.
+    Trying,
+    /// A session is open on the member.
+    Up,
+    /// No member answers, or none takes our writes; the message says which.
+    Down(&'static str),
+}
+
+/// See the module.
+pub struct Link<'a> {
+    endpoints: &'a [String],
+    state: State,
+    /// The member in use: its place in `endpoints` is `choice` modulo their number.
+    choice: u64,
+    member: Option<Member>,
+    failed_members: usize,
+    pauses: ExponentialBackoff,
+    retry_at: Option<Instant>,
+}
+
+impl<'a> Link<'a> {
+    /// No connection yet.
+    pub fn new(endpoints: &'a [String]) -> Self {
+        Self {
+            endpoints,
+            state: State::Trying,
+            choice: 0,
+            member: None,
+            failed_members: 0,
+            pauses: pauses(),
+            retry_at: None,
+        }
+    }
+
+    /// Whether a session is open and requests may be sent now.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// For `etcd-status`.
+    pub fn describe(&self) -> &'static str {
+        match self.state {
+            State::Trying => "connecting",
+            State::Up => "up",
+            State::Down(messages::NO_SPACE) => "no space",
+            State::Down(messages::DENIED) => "denied",
+            State::Down(_) => "down",
+        }
+    }
+
+    /// The endpoint of the member in use.
+    pub fn endpoint(&self) -> &'a str {
+        &self.endpoints[usize::try_from(self.choice).unwrap_or(0) % self.endpoints.len()]
+    }
+
+    /// Which choice of a member requests are sent under now.
+    pub fn choice(&self) -> u64 {
+        self.choice
+    }
+
+    /// The connection, if there is one.
+    pub fn member(&self) -> Option<Member> {
+        self.member.clone()
+    }
+
+    /// The connection answered.
+    pub fn answered(&mut self, choice: u64, member: Member) {
+        if choice == self.choice {
+            self.member = Some(member);
+            self.pauses = pauses();
+        }
+    }
+
+    /// A session is open; `waiting` addresses are to be written.
+    pub fn came_up(&mut self, waiting: usize) {
+        info!(target: messages::CONNECTED, "etcd member {} answers, {waiting} addresses wait", self.endpoint());
+        self.state = State::Up;
+        self.failed_members = 0;
+    }
+
+    /// The session is gone though the member answers.
+    pub fn session_lost(&mut self) {
+        self.state = State::Trying;
+    }
+
+    /// The member did not answer: another one is next, after a pause when every one failed.
+    pub fn leave(&mut self, reason: &str) {
+        let endpoint = self.endpoint();
+        self.choice += 1;
+        self.member = None;
+        self.failed_members += 1;
+        if self.failed_members < self.endpoints.len() {
+            if self.state == State::Up {
+                warn!(target: messages::MEMBER_FAILED, "etcd member {endpoint} failed ({reason}), the next is tried");
+                self.state = State::Trying;
+            }
+            return;
+        }
+        self.failed_members = 0;
+        if self.state != State::Down(messages::UNREACHABLE) {
+            warn!(target: messages::UNREACHABLE, "no etcd member answers (last was {endpoint}: {reason}); changes are kept and tried again");
+        }
+        self.state = State::Down(messages::UNREACHABLE);
+        self.pause();
+    }
+
+    /// etcd answers but takes no writes below `prefix`: everything waits for an operator.
+    pub fn hold(&mut self, message: &'static str, prefix: &str, reason: &str) {
+        if self.state != State::Down(message) {
+            if message == messages::NO_SPACE {
+                error!(target: messages::NO_SPACE, "etcd takes no writes: {reason}");
+            } else {
+                error!(target: messages::DENIED, "etcd denies access to {prefix}: {reason}");
+            }
+        }
+        self.state = State::Down(message);
+        self.pause();
+    }
+
+    /// Nothing is sent for a while, longer each time until something is answered.
+    pub fn pause(&mut self) {
+        self.retry_at = Some(Instant::now() + self.pauses.next().unwrap_or(PAUSE.1));
+    }
+
+    /// When the pause ends, if there is one.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// The pause is over.
+    pub fn retry(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Whether nothing works now.
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, State::Down(_))
+    }
+}
+
+/// Pauses between attempts: each about twice the one before, with jitter, up to the longest.
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(PAUSE.0)
+        .with_max_delay(PAUSE.1)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

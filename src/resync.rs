@@ -1,0 +1,219 @@
+//! A comparison under way: what it has read and what it needs next. No I/O.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::comparison::{Comparison, Findings};
+use crate::control::Purpose;
+use crate::etcd::{Page, Request};
+use crate::lease::{Family, Lease};
+use crate::readings::PAGE;
+
+/// Keys of a page read from etcd, at most.
+const KEYS: i64 = 1024;
+
+/// The shortest time between two pages of the lease database: Kea's main loop reads no packet in a turn that we ask for.
+const PACE: Duration = Duration::from_millis(1);
+
+/// How far a comparison is.
+#[derive(Debug)]
+enum Stage {
+    /// Records are read, from this key on.
+    Records(Vec<u8>),
+    /// Index keys are read, from this key on.
+    Index(Vec<u8>),
+    /// The lease database is read, after this address.
+    Leases(IpAddr),
+    /// Everything is judged.
+    Judged,
+}
+
+/// See the module.
+pub struct Resync {
+    /// Tells it from others.
+    pub number: u64,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Why it is made.
+    pub reason: &'static str,
+    /// When it began, seconds since the epoch.
+    pub since: i64,
+    /// When it began.
+    pub started: Instant,
+    /// What it found; whole when everything is judged.
+    pub findings: Findings,
+    comparison: Option<Comparison>,
+    family: Family,
+    /// The first key of records and of index keys.
+    bases: (Vec<u8>, Vec<u8>),
+    stage: Stage,
+    revision: i64,
+    limit: i64,
+    /// Whether a page of either side is being read.
+    reading: bool,
+    not_before: Instant,
+}
+
+/// What a comparison needs next.
+pub enum Need {
+    /// A page from etcd.
+    Keys(Request),
+    /// The page of the lease database after this address.
+    Leases(IpAddr),
+    /// What it waits for is under way, or the pace wants a pause until then.
+    Pause(Option<Instant>),
+    /// Nothing: everything is judged.
+    Nothing,
+}
+
+impl Resync {
+    /// Begins.
+    pub fn new(
+        number: u64,
+        (purpose, reason): (Purpose, &'static str),
+        comparison: Comparison,
+        family: Family,
+        (records, index): (&str, &str),
+        since: i64,
+    ) -> Self {
+        Self {
+            number,
+            purpose,
+            reason,
+            since,
+            started: Instant::now(),
+            findings: Findings::default(),
+            comparison: Some(comparison),
+            family,
+            stage: Stage::Records(records.into()),
+            bases: (records.into(), index.into()),
+            revision: 0,
+            limit: KEYS,
+            reading: false,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// The address changes meanwhile.
+    pub fn touch(&mut self, address: IpAddr) {
+        if let Some(comparison) = &mut self.comparison {
+            comparison.touch(address);
+        }
+    }
+
+    /// What is to be read next. What it tells counts as asked for. While the worker is `busy` nothing more is read of the
+    /// lease database.
+    pub fn next(&mut self, busy: bool) -> Need {
+        if self.reading {
+            return Need::Pause(None);
+        }
+        let (from, base, keys_only) = match &self.stage {
+            Stage::Records(from) => (from, &self.bases.0, false),
+            Stage::Index(from) => (from, &self.bases.1, true),
+            Stage::Leases(_) if busy => return Need::Pause(None),
+            Stage::Leases(_) if Instant::now() < self.not_before => return Need::Pause(Some(self.not_before)),
+            Stage::Leases(after) => {
+                self.reading = true;
+                return Need::Leases(*after);
+            }
+            Stage::Judged => return Need::Nothing,
+        };
+        self.reading = true;
+        let (from, to) = (from.clone(), end_of(base));
+        Need::Keys(Request::Range { from, to, revision: self.revision, limit: self.limit, keys_only })
+    }
+
+    /// The page of the lease database that is being read: the one after this address.
+    pub fn page(&self) -> Option<IpAddr> {
+        match self.stage {
+            Stage::Leases(after) if self.reading => Some(after),
+            _ => None,
+        }
+    }
+
+    /// Whether everything was compared.
+    pub fn is_judged(&self) -> bool {
+        matches!(self.stage, Stage::Judged)
+    }
+
+    /// A page of keys came. Returns index keys that belong to no record.
+    pub fn keys(&mut self, page: &Page) -> Vec<(Vec<u8>, i64)> {
+        self.reading = false;
+        self.limit = (self.limit * 2).min(KEYS);
+        self.revision = page.revision;
+        let Some(comparison) = &mut self.comparison else { return Vec::new() };
+        let after = page.pairs.last().filter(|_| page.more).map(|last| [last.key(), &[0]].concat());
+        match &mut self.stage {
+            Stage::Records(from) => {
+                comparison.records(page);
+                match after {
+                    Some(after) => *from = after,
+                    None => self.stage = Stage::Index(self.bases.1.clone()),
+                }
+                Vec::new()
+            }
+            Stage::Index(from) => {
+                comparison.index(page);
+                match after {
+                    Some(after) => *from = after,
+                    None => {
+                        self.stage = Stage::Leases(match self.family {
+                            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+                        });
+                    }
+                }
+                comparison.take_orphans()
+            }
+            Stage::Leases(_) | Stage::Judged => Vec::new(),
+        }
+    }
+
+    /// A page was more than can be taken at once: fewer keys are asked for. False when it was one key already.
+    pub fn too_much(&mut self) -> bool {
+        self.reading = false;
+        let fewer = self.limit > 1;
+        self.limit = (self.limit / 8).max(1);
+        fewer
+    }
+
+    /// The revision was compacted: everything is read again at a newer one.
+    pub fn compacted(&mut self) {
+        self.reading = false;
+        self.revision = 0;
+        self.stage = Stage::Records(self.bases.0.clone());
+        if let Some(comparison) = &mut self.comparison {
+            comparison.restart();
+        }
+    }
+
+    /// A page of leases came. Returns the suspects among them, and at the end those that have a record and no lease.
+    pub fn leases(&mut self, page: &[Lease]) -> Vec<IpAddr> {
+        self.reading = false;
+        self.not_before = Instant::now() + PACE;
+        let Some(comparison) = &mut self.comparison else { return Vec::new() };
+        let mut suspects = comparison.leases(page);
+        if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
+            self.stage = Stage::Leases(last.address);
+            return suspects;
+        }
+        self.stage = Stage::Judged;
+        if let Some(comparison) = self.comparison.take() {
+            let (findings, without_lease) = comparison.finish();
+            self.findings = findings;
+            suspects.extend(without_lease);
+        }
+        suspects
+    }
+}
+
+/// The first key after all that begin with `base`, which ends in a slash.
+fn end_of(base: &[u8]) -> Vec<u8> {
+    let mut end = base.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
