@@ -34,7 +34,11 @@ fn kea_does_not_start_and_says_why() {
         (json!({ "request-timeout": "1s" }), "parameter 'request-timeout': found \"1s\", accepted is"),
         (json!({ "queue-size": -5 }), "parameter 'queue-size': found -5, accepted is a whole number of addresses"),
         (json!({ "flush-timeout": true }), "parameter 'flush-timeout': found true, accepted is"),
-        (json!({ "resync-interval": 60 }), "parameter 'resync-interval': found an unknown name"),
+        (json!({ "expire-keys": 1 }), "parameter 'expire-keys': found 1, accepted is true or false"),
+        (json!({ "expire-grace": -1 }), "parameter 'expire-grace': found -1, accepted is a whole number of seconds"),
+        (json!({ "resync-interval": "1h" }), "parameter 'resync-interval': found \"1h\", accepted is"),
+        (json!({ "index": ["mac"] }), "parameter 'index': found \"mac\", accepted is a list of hw-address, client-id"),
+        (json!({ "metrics-address": "::1" }), "parameter 'metrics-address': found an unknown name"),
     ] {
         refused(Family::V4, parameters, line);
     }

@@ -1,9 +1,12 @@
 //! An etcd of the test's own, asked with plain `etcdctl`.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -66,6 +69,11 @@ impl Etcd {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Whether plain `etcdctl` succeeds.
+    pub fn try_ctl(&self, arguments: &[&str]) -> bool {
+        self.ask(10, arguments).status.success()
+    }
+
     fn wait_healthy(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
@@ -80,18 +88,23 @@ impl Etcd {
 
     /// The records by address, each as text.
     pub fn values(&self) -> BTreeMap<String, String> {
-        let text = self.ctl(&["get", "--prefix", LEASES]);
-        let mut lines = text.lines();
-        let mut values = BTreeMap::new();
-        while let (Some(key), Some(value)) = (lines.next(), lines.next()) {
-            values.insert(key.strip_prefix(LEASES).unwrap().to_owned(), value.to_owned());
-        }
-        values
+        self.range(LEASES).into_iter().map(|(key, value)| (key.strip_prefix(LEASES).unwrap().into(), value)).collect()
     }
 
-    /// The records by address.
+    /// Everything below a key, as text.
+    pub fn range(&self, base: &str) -> BTreeMap<String, String> {
+        let answer: Value = serde_json::from_str(&self.ctl(&["get", "--prefix", base, "-w", "json"])).unwrap();
+        let text = |base64: &Value| {
+            let bytes = BASE64_STANDARD.decode(base64.as_str().unwrap_or_default()).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let pairs = answer["kvs"].as_array().into_iter().flatten();
+        pairs.map(|pair| (text(&pair["key"]), text(&pair["value"]))).collect()
+    }
+
+    /// The records by address; what is no JSON as a string.
     pub fn records(&self) -> BTreeMap<String, Value> {
-        let parse = |text: &str| serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let parse = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
         self.values().iter().map(|(address, text)| (address.clone(), parse(text))).collect()
     }
 
@@ -107,6 +120,48 @@ impl Etcd {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Loses the data of an etcd that was killed.
+    pub fn lose_data(&self) {
+        fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+    }
+
+    /// Saves what etcd holds; the file.
+    pub fn snapshot(&self) -> PathBuf {
+        let file = self.dir.path().join("snapshot");
+        let _ = fs::remove_file(&file);
+        self.ctl(&["snapshot", "save", file.to_str().unwrap()]);
+        file
+    }
+
+    /// Gives an etcd that was killed the data of a snapshot.
+    pub fn restore(&self, snapshot: &Path) {
+        self.lose_data();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let data = self.dir.path().join("data");
+        let (data, snapshot) = (data.to_str().unwrap(), snapshot.to_str().unwrap());
+        let cluster = format!("default={peer}");
+        self.ctl(&[
+            "snapshot",
+            "restore",
+            snapshot,
+            "--data-dir",
+            data,
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
+    }
+
+    /// Lets an etcd that was killed run on another port for a while.
+    pub fn restart_aside(&mut self, meanwhile: impl FnOnce(&Self)) {
+        let port = std::mem::replace(&mut self.port, ports::free());
+        self.restart();
+        meanwhile(self);
+        self.kill();
+        self.port = port;
     }
 
     /// Starts again what was killed, with its data.

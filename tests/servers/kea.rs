@@ -150,9 +150,24 @@ impl Kea {
         kea
     }
 
+    /// Starts a server that does not load the library.
+    pub fn start_without_library(wanted: &Wanted) -> Self {
+        let mut kea = Self::spawn_configured(wanted, |config| {
+            config[service(wanted.family).1]["hooks-libraries"].as_array_mut().unwrap().pop();
+        });
+        kea.wait_log(&format!("DHCP{}_STARTED", wanted.family.number()), 1);
+        kea
+    }
+
+    /// Loads the library into a server that was started without.
+    pub fn add_library(&mut self) {
+        let config = self.config();
+        self.ask("config-set", &config);
+    }
+
     /// Starts in a network namespace, on the ports that clients expect.
     pub fn start_in(host: &str, wanted: &Wanted) -> Self {
-        Self::started(Self::spawn_in(host, wanted, Ports::default()), wanted)
+        Self::started(Self::spawn_in(host, wanted, Ports::default(), |_| {}), wanted)
     }
 
     fn started(mut kea: Self, wanted: &Wanted) -> Self {
@@ -162,14 +177,21 @@ impl Kea {
 
     /// Starts the server without waiting for it to serve.
     pub fn spawn(wanted: &Wanted) -> Self {
-        let ports = Ports { server: Some(ports::free()), client: Some(ports::free()) };
-        Self::spawn_in("", wanted, ports)
+        Self::spawn_configured(wanted, |_| {})
     }
 
-    fn spawn_in(host: &str, wanted: &Wanted, ports: Ports) -> Self {
+    fn spawn_configured(wanted: &Wanted, change: impl Fn(&mut Value)) -> Self {
+        let ports = Ports { server: Some(ports::free()), client: Some(ports::free()) };
+        Self::spawn_in("", wanted, ports, change)
+    }
+
+    /// Starts with a configuration file that differs from what [`config`](Self::config) tells by `change`.
+    fn spawn_in(host: &str, wanted: &Wanted, ports: Ports, change: impl Fn(&mut Value)) -> Self {
         let dir = TempDir::new().unwrap();
         let config = config(wanted, dir.path());
-        fs::write(dir.path().join("kea.conf"), serde_json::to_string_pretty(&config).unwrap()).unwrap();
+        let mut file = config.clone();
+        change(&mut file);
+        fs::write(dir.path().join("kea.conf"), serde_json::to_string_pretty(&file).unwrap()).unwrap();
         let child = Self::run(host, wanted.family, dir.path(), &ports);
         let (port, client_port) = (ports.server.unwrap_or(0), ports.client.unwrap_or(0));
         Self { family: wanted.family, child, dir, ports, port, client_port, config }
@@ -240,6 +262,15 @@ impl Kea {
     pub fn statistic(&self, name: &str) -> i64 {
         let answer = self.ask("statistic-get", &json!({ "name": name }));
         answer[name][0][0].as_i64().unwrap_or(0)
+    }
+
+    /// Waits until a statistic, which is brought up to date once a second, has the value.
+    pub fn wait_statistic(&self, name: &str, wanted: i64) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.statistic(name) != wanted {
+            assert!(Instant::now() < until, "{name} is {}, not {wanted}\n{}", self.statistic(name), self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The configuration file's content, to be sent changed with config-set.

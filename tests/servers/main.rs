@@ -12,10 +12,12 @@ mod ports;
 mod program;
 
 mod bad_parameters;
+mod comparison;
 mod etcd_faults;
 mod exported_symbols;
 mod life4;
 mod life6;
+mod operators;
 mod real_clients;
 mod reload;
 mod sample_configs;

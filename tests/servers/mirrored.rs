@@ -37,10 +37,15 @@ fn assert_form(address: &str, text: &str) {
 /// A record without what Kea's lease database does not tell.
 fn comparable(record: &Value) -> Value {
     let mut record = record.clone();
-    let fields = record.as_object_mut().unwrap();
+    // Somebody else's value is nothing that a lease could equal.
+    let Some(fields) = record.as_object_mut() else { return record };
     assert_eq!(fields.remove("server"), Some(json!("test")));
     let operation = fields.remove("operation").unwrap();
-    assert!(["offer", "renew", "rebind", "decline", "recover", "add", "update"].iter().any(|name| operation == *name));
+    assert!(
+        ["offer", "renew", "rebind", "decline", "recover", "add", "update", "sync"]
+            .iter()
+            .any(|name| operation == *name)
+    );
     let timestamp = fields.remove("timestamp").unwrap().as_i64().unwrap();
     assert!(timestamp > 1_700_000_000, "{timestamp}");
     fields.remove("relay_ip");
