@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 
-use crate::kea::Kea;
+use crate::kea::{Kea, Ports};
 
 /// How long an answer may take that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,13 +25,18 @@ pub struct Client4 {
 impl Client4 {
     /// The client `number` of a server, behind the relay 127.0.1.`relay`, with a hardware address of its number.
     pub fn new(kea: &Kea, relay: u8, number: u32) -> Self {
+        Self::of(kea.ports(), relay, number)
+    }
+
+    /// The same of a server that may not be there all the time.
+    pub fn of(ports: Ports, relay: u8, number: u32) -> Self {
         let address = Ipv4Addr::new(127, 0, 1, relay);
-        let socket = UdpSocket::bind((address, kea.client_port)).unwrap();
+        let socket = UdpSocket::bind((address, ports.client.unwrap_or(0))).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let [a, b, c, d] = number.to_be_bytes();
         Self {
             socket,
-            server: (Ipv4Addr::LOCALHOST, kea.port),
+            server: (Ipv4Addr::LOCALHOST, ports.server.unwrap_or(0)),
             relay: address,
             hwaddr: vec![2, 0, a, b, c, d],
             client_id: None,
@@ -119,13 +124,18 @@ impl Client4 {
 
     /// Selects what was offered; `None` also without an answer within `patience`.
     pub fn try_request_within(&self, offer: &Message, patience: Duration) -> Option<Ipv4Addr> {
+        self.answer_to_request(offer, patience)?
+    }
+
+    /// Selects what was offered; the answer within `patience`, if there is one: the address, or a NAK.
+    pub fn answer_to_request(&self, offer: &Message, patience: Duration) -> Option<Option<Ipv4Addr>> {
         let mut request = self.message(MessageType::Request, Ipv4Addr::UNSPECIFIED);
         request.opts_mut().insert(DhcpOption::RequestedIpAddress(offer.yiaddr()));
         request.opts_mut().insert(DhcpOption::ServerIdentifier(self.server.0));
         let answer = self.within(patience, || self.try_ask(&request))?;
         match answer.opts().msg_type() {
-            Some(MessageType::Ack) => Some(answer.yiaddr()),
-            Some(MessageType::Nak) => None,
+            Some(MessageType::Ack) => Some(Some(answer.yiaddr())),
+            Some(MessageType::Nak) => Some(None),
             _ => panic!("neither ACK nor NAK: {answer:?}"),
         }
     }
@@ -148,6 +158,12 @@ impl Client4 {
     pub fn renew(&self, address: Ipv4Addr) {
         let answer = self.ask(&self.message(MessageType::Request, address));
         assert_eq!(answer.opts().msg_type(), Some(MessageType::Ack), "{answer:?}");
+    }
+
+    /// Renews; the answer within `patience`, if there is one: an ACK or a NAK.
+    pub fn try_renew(&self, address: Ipv4Addr, patience: Duration) -> Option<bool> {
+        let answer = self.within(patience, || self.try_ask(&self.message(MessageType::Request, address)))?;
+        Some(answer.opts().msg_type() == Some(MessageType::Ack))
     }
 
     pub fn release(&self, address: Ipv4Addr) {

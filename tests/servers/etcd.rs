@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -12,6 +13,9 @@ use tempfile::TempDir;
 
 use crate::ports;
 use crate::program::{self, command};
+
+/// Bytes that the database may have.
+const QUOTA: usize = 64 * 1024 * 1024;
 
 pub const LEASES: &str = "/nnoe/dhcp/leases/";
 
@@ -22,6 +26,9 @@ pub struct Etcd {
     dir: TempDir,
     port: u16,
     peer_port: u16,
+    name: String,
+    /// `--initial-cluster`.
+    cluster: String,
 }
 
 impl Etcd {
@@ -33,33 +40,59 @@ impl Etcd {
     pub fn start_in(host: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let (port, peer_port) = (ports::free(), ports::free());
-        let child = Self::spawn(host, &dir, port, peer_port);
-        let etcd = Self { host: host.into(), child, dir, port, peer_port };
+        let cluster = format!("default=http://127.0.0.1:{peer_port}");
+        let child = Self::spawn(host, &dir, port, peer_port, "default", &cluster);
+        let etcd = Self { host: host.into(), child, dir, port, peer_port, name: "default".into(), cluster };
         etcd.wait_healthy();
         etcd
     }
 
-    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16) -> Child {
+    /// Starts the members of a cluster.
+    pub fn start_cluster(members: usize) -> Vec<Self> {
+        let peer_ports: Vec<u16> = (0..members).map(|_| ports::free()).collect();
+        let member = |(n, port): (usize, &u16)| format!("m{n}=http://127.0.0.1:{port}");
+        let cluster = peer_ports.iter().enumerate().map(member).collect::<Vec<_>>().join(",");
+        let members: Vec<Self> = peer_ports
+            .into_iter()
+            .enumerate()
+            .map(|(n, peer_port)| {
+                let (dir, port, name) = (TempDir::new().unwrap(), ports::free(), format!("m{n}"));
+                let child = Self::spawn("", &dir, port, peer_port, &name, &cluster);
+                Self { host: String::new(), child, dir, port, peer_port, name, cluster: cluster.clone() }
+            })
+            .collect();
+        members.iter().for_each(Self::wait_healthy);
+        members
+    }
+
+    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16, name: &str, cluster: &str) -> Child {
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
         let mut etcd = command("etcd", host);
-        etcd.args(["--data-dir", dir.path().join("data").to_str().unwrap()])
+        etcd.args(["--name", name, "--data-dir", dir.path().join("data").to_str().unwrap()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")]);
+            .args(["--initial-cluster", cluster])
+            // Small enough to be filled in a test.
+            .args(["--quota-backend-bytes", &QUOTA.to_string()]);
         program::start(&mut etcd, &dir.path().join("log"))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    fn etcdctl(&self, seconds: u32) -> Command {
+        let mut etcdctl = command("etcdctl", &self.host);
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), &format!("--command-timeout={seconds}s")]);
+        etcdctl
+    }
+
     fn ask(&self, seconds: u32, arguments: &[&str]) -> Output {
-        command("etcdctl", &self.host)
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url(), &format!("--command-timeout={seconds}s")])
-            .args(arguments)
-            .output()
-            .expect("etcdctl runs (Debian: etcd-client)")
+        self.etcdctl(seconds).args(arguments).output().expect("etcdctl runs (Debian: etcd-client)")
     }
 
     /// What plain `etcdctl` answers; it must succeed.
@@ -127,6 +160,72 @@ impl Etcd {
         fs::remove_dir_all(self.dir.path().join("data")).unwrap();
     }
 
+    /// Fills the database until etcd raises its alarm NOSPACE.
+    pub fn fill(&self) {
+        let megabyte = "x".repeat(1024 * 1024);
+        for n in 0..2 * QUOTA / megabyte.len() {
+            if !self.put_from_stdin(&format!("/filler/{n}"), &megabyte) {
+                return;
+            }
+        }
+        panic!("etcd took twice its quota");
+    }
+
+    /// Makes room again, as an operator does.
+    pub fn make_room(&self) {
+        self.ctl(&["del", "--prefix", "/filler/"]);
+        self.compact();
+        self.ctl(&["defrag"]);
+        self.ctl(&["alarm", "disarm"]);
+    }
+
+    /// Compacts everything up to now.
+    pub fn compact(&self) {
+        let now: Value = serde_json::from_str(&self.ctl(&["get", "x", "-w", "json"])).unwrap();
+        // Refused when nothing was written since the last time.
+        self.try_ctl(&["compact", &now["header"]["revision"].to_string()]);
+    }
+
+    /// Puts a value that is too large for a command line.
+    pub fn put_from_stdin(&self, key: &str, value: &str) -> bool {
+        let mut etcdctl = self.etcdctl(10);
+        let mut child = etcdctl
+            .args(["put", key])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
+        child.wait().unwrap().success()
+    }
+
+    /// Puts many small keys that begin so.
+    pub fn flood(&self, base: &str, keys: usize) {
+        let all: Vec<String> = (0..keys).map(|n| format!("put {base}{n} x\n")).collect();
+        for some in all.chunks(100) {
+            let mut child = self.etcdctl(10).arg("txn").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            // No conditions, the operations, none on failure; a blank line ends each.
+            let text = format!("\n{}\n\n", some.concat());
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(child.wait().unwrap().success());
+        }
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str::<Value>(&self.ctl(&["endpoint", "status", "-w", "json"])).unwrap()[0]["Status"].clone()
+    }
+
+    /// The member's id, as etcdctl spells it.
+    pub fn id(&self) -> String {
+        format!("{:x}", self.status()["header"]["member_id"].as_u64().unwrap())
+    }
+
+    pub fn is_leader(&self) -> bool {
+        let status = self.status();
+        status["leader"] == status["header"]["member_id"]
+    }
+
     /// Saves what etcd holds; the file.
     pub fn snapshot(&self) -> PathBuf {
         let file = self.dir.path().join("snapshot");
@@ -141,7 +240,6 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let data = self.dir.path().join("data");
         let (data, snapshot) = (data.to_str().unwrap(), snapshot.to_str().unwrap());
-        let cluster = format!("default={peer}");
         self.ctl(&[
             "snapshot",
             "restore",
@@ -149,7 +247,7 @@ impl Etcd {
             "--data-dir",
             data,
             "--initial-cluster",
-            &cluster,
+            &self.cluster,
             "--initial-advertise-peer-urls",
             &peer,
         ]);
@@ -166,7 +264,7 @@ impl Etcd {
 
     /// Starts again what was killed, with its data.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(&self.host, &self.dir, self.port, self.peer_port);
+        self.child = Self::spawn(&self.host, &self.dir, self.port, self.peer_port, &self.name, &self.cluster);
         self.wait_healthy();
     }
 }

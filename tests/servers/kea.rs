@@ -70,10 +70,12 @@ pub struct Kea {
 }
 
 /// Ports other than those of the protocol.
-#[derive(Default)]
-struct Ports {
-    server: Option<u16>,
-    client: Option<u16>,
+#[derive(Clone, Copy, Default)]
+pub struct Ports {
+    /// Where the server listens.
+    pub server: Option<u16>,
+    /// Where it sends answers to.
+    pub client: Option<u16>,
 }
 
 /// The library that cargo built beside this test.
@@ -205,6 +207,15 @@ impl Kea {
             .env("KEA_PIDFILE_DIR", dir)
             .env("KEA_LOCKFILE_DIR", "none");
         program::start(&mut kea, &dir.join("log"))
+    }
+
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// `server-name` of the library in it.
+    pub fn name(&self) -> Value {
+        self.config[service(self.family).1]["hooks-libraries"][1]["parameters"]["server-name"].clone()
     }
 
     pub fn log(&self) -> String {

@@ -6,12 +6,15 @@
 mod client4;
 mod client6;
 mod etcd;
+mod journal;
 mod kea;
 mod mirrored;
 mod ports;
 mod program;
+mod tcp_link;
 
 mod bad_parameters;
+mod chaos;
 mod comparison;
 mod etcd_faults;
 mod exported_symbols;
