@@ -1,7 +1,7 @@
-# make demo   see it work           make test   everything is tested
+# make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
 # Both install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test build packages
+.PHONY: demo test chaos build packages
 
 build: packages
 	cargo build --release --locked
@@ -16,6 +16,9 @@ test: packages
 	cargo test --locked --no-default-features
 	# Everything, in real servers.
 	cargo test --locked --test servers
+
+chaos: packages
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
 
 packages:
 	tests/packages.sh
