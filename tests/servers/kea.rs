@@ -33,12 +33,14 @@ pub struct Wanted {
     pub parameters: Value,
     /// Merged into `Dhcp4` or `Dhcp6`.
     pub more: Value,
+    /// A program that runs the server, with its arguments.
+    pub under: Vec<String>,
 }
 
 impl Wanted {
     pub fn new(family: Family, etcd: &str) -> Self {
         let parameters = json!({ "endpoints": [etcd], "server-name": "test" });
-        Self { family, threads: false, parameters, more: json!({}) }
+        Self { family, threads: false, parameters, more: json!({}), under: Vec::new() }
     }
 
     pub fn threads(mut self, threads: bool) -> Self {
@@ -48,6 +50,11 @@ impl Wanted {
 
     pub fn more(mut self, more: Value) -> Self {
         self.more = more;
+        self
+    }
+
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -194,14 +201,17 @@ impl Kea {
         let mut file = config.clone();
         change(&mut file);
         fs::write(dir.path().join("kea.conf"), serde_json::to_string_pretty(&file).unwrap()).unwrap();
-        let child = Self::run(host, wanted.family, dir.path(), &ports);
+        let child = Self::run(host, wanted.family, &wanted.under, dir.path(), &ports);
         let (port, client_port) = (ports.server.unwrap_or(0), ports.client.unwrap_or(0));
         Self { family: wanted.family, child, dir, ports, port, client_port, config }
     }
 
-    fn run(host: &str, family: Family, dir: &Path, ports: &Ports) -> Child {
-        let mut kea = command(service(family).0, host);
-        kea.args(["-c", dir.join("kea.conf").to_str().unwrap()])
+    fn run(host: &str, family: Family, under: &[String], dir: &Path, ports: &Ports) -> Child {
+        let mut program = under.to_vec();
+        program.push(service(family).0.into());
+        let mut kea = command(&program[0], host);
+        kea.args(&program[1..])
+            .args(["-c", dir.join("kea.conf").to_str().unwrap()])
             .args(ports.server.iter().flat_map(|port| ["-p".into(), port.to_string()]))
             .args(ports.client.iter().flat_map(|port| ["-P".into(), port.to_string()]))
             .env("KEA_PIDFILE_DIR", dir)
@@ -323,7 +333,7 @@ impl Kea {
     /// Starts again what was ended, on the same lease file.
     pub fn restart(&mut self) {
         let starts = self.log().matches("_STARTED ").count();
-        self.child = Self::run("", self.family, self.dir.path(), &self.ports);
+        self.child = Self::run("", self.family, &[], self.dir.path(), &self.ports);
         self.wait_log("_STARTED ", starts + 1);
     }
 

@@ -21,6 +21,7 @@ mod exported_symbols;
 mod few_addresses;
 mod life4;
 mod life6;
+mod memory;
 mod operators;
 mod real_clients;
 mod reload;
