@@ -1,6 +1,6 @@
 //! An etcd of the test's own, asked with plain `etcdctl`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -126,13 +126,33 @@ impl Etcd {
 
     /// Everything below a key, as text.
     pub fn range(&self, base: &str) -> BTreeMap<String, String> {
+        self.hanging(base).into_iter().map(|(key, (value, _))| (key, value)).collect()
+    }
+
+    /// Everything below a key at one revision: each value as text, and the etcd lease that it hangs on (0 for none).
+    pub fn hanging(&self, base: &str) -> BTreeMap<String, (String, i64)> {
         let answer: Value = serde_json::from_str(&self.ctl(&["get", "--prefix", base, "-w", "json"])).unwrap();
         let text = |base64: &Value| {
             let bytes = BASE64_STANDARD.decode(base64.as_str().unwrap_or_default()).unwrap();
             String::from_utf8(bytes).unwrap()
         };
         let pairs = answer["kvs"].as_array().into_iter().flatten();
-        pairs.map(|pair| (text(&pair["key"]), text(&pair["value"]))).collect()
+        pairs.map(|pair| (text(&pair["key"]), (text(&pair["value"]), pair["lease"].as_i64().unwrap_or(0)))).collect()
+    }
+
+    /// The etcd leases that exist.
+    pub fn etcd_leases(&self) -> BTreeSet<i64> {
+        let answer: Value = serde_json::from_str(&self.ctl(&["lease", "list", "-w", "json"])).unwrap();
+        answer["leases"].as_array().into_iter().flatten().map(|lease| lease["id"].as_i64().unwrap()).collect()
+    }
+
+    /// Waits until it holds what is `wanted`.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + Duration::from_secs(90);
+        while !wanted(self) {
+            assert!(Instant::now() < until, "etcd never had {what}, but {:#?}", self.hanging(""));
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The records by address; what is no JSON as a string.
