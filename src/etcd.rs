@@ -233,7 +233,7 @@ impl Request {
                 }
                 (Action::Move(_), _) => operations.push(TxnOp::put(key, "", Some(on_lease().with_ignore_value()))),
                 (Action::Remove | Action::Put(_), _) => operations.push(TxnOp::delete(key, None)),
-                (Action::Keep(_), _) => {}
+                (Action::Keep, _) => {}
             }
             for key in &write.index {
                 operations.push(TxnOp::put(key.as_str(), "", Some(on_lease())));

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use crate::guard::Found;
 use crate::handover::Changes;
 use crate::lease::{Change, Row};
-use crate::writer::{Known, Plan, Write, Writer};
+use crate::writer::{Action, Known, Plan, Write, Writer};
 
 /// Operations of a transaction: etcd's default `--max-txn-ops` of 128, which counts the largest of compares, operations
 /// on success and operations on failure. One compare and one read are the session's.
@@ -248,10 +248,11 @@ impl Pending {
     /// The transaction was applied at `revision`. Returns the addresses that somebody else has changed since.
     pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
         let mut overtaken = Vec::new();
-        for Operation { address, change, .. } in batch.operations {
+        for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
             let indexed = self.writer.indexed(address, &change);
-            self.remember(address, held.then_some(Known { revision, indexed }));
+            let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
+            self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
             match self.found.get(&address) {
                 Some(found) if found.as_of > revision && !self.waiting.contains_key(&address) => {
                     overtaken.push(address);
@@ -534,6 +535,23 @@ mod tests {
         let batch = pending.next_batch(0).unwrap();
         assert_eq!(batch.operations()[0].change.operation, By::Renew);
         assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 0);
+    }
+
+    #[test]
+    fn a_record_that_only_loses_index_keys_keeps_its_revision() {
+        let lease = Lease { hwaddr: [1].into(), cltt: 2, ..Lease::plain_v4(0) };
+        let value = crate::record::to_json(&lease, By::Offer, None, 2, "a");
+        let key = FoundKey { revision: 7, etcd_lease: 0, record: crate::record::Summary::parse(&value) };
+        let mut pending = pending(0);
+        assert!(pending.observe(v4(0), Found { as_of: 8, key: Some(key) }));
+        let row = Row::Held { lease, relay: None };
+        pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Sync, row }));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
+        pending.landed(batch, 9);
+        pending.put(v4(0), change(3));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
     }
 
     #[test]

@@ -534,9 +534,10 @@ impl<'a> Mirroring<'a> {
 
     fn landed(&mut self, batch: Batch, revision: i64, same_history: bool) {
         let counters = &self.shared.counters;
-        let mut written = None;
+        let (mut written, mut changed) = (None, false);
         for operation in batch.operations() {
             let Some(write) = &operation.write else { continue };
+            changed |= write.action != Action::Keep;
             match write.action {
                 Action::Put(_) | Action::Move(_) => {
                     counters.writes.add(1);
@@ -549,7 +550,7 @@ impl<'a> Mirroring<'a> {
                     self.presence.leases = self.presence.leases.saturating_sub(1);
                     debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
                 }
-                Action::Keep(_) => {}
+                Action::Keep => {}
             }
         }
         match written {
@@ -557,7 +558,10 @@ impl<'a> Mirroring<'a> {
             Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
             None => self.history.removed(revision),
         }
-        self.own.insert(revision);
+        // Without a change the revision may be that of somebody else's, which is to be noticed.
+        if changed {
+            self.own.insert(revision);
+        }
         let overtaken = self.pending.landed(batch, revision);
         self.noticed.extend(overtaken);
     }

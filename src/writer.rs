@@ -52,8 +52,8 @@ pub enum Action {
     Put(Option<Window>),
     /// The record stays as it is and moves to the etcd lease of the window.
     Move(Option<Window>),
-    /// The record stays, on the etcd lease of the window.
-    Keep(Option<Window>),
+    /// The record stays as it is, and at its revision; only index keys are removed.
+    Keep,
     /// The record is removed.
     Remove,
 }
@@ -62,15 +62,15 @@ impl Write {
     /// Operations that it takes in a transaction.
     #[must_use]
     pub fn operations(&self) -> usize {
-        usize::from(!matches!(self.action, Action::Keep(_))) + self.index.len() + self.outdated.len()
+        usize::from(!matches!(self.action, Action::Keep)) + self.index.len() + self.outdated.len()
     }
 
     /// The window whose etcd lease must exist.
     #[must_use]
     pub fn window(&self) -> Option<Window> {
         match self.action {
-            Action::Put(window) | Action::Move(window) | Action::Keep(window) => window,
-            Action::Remove => None,
+            Action::Put(window) | Action::Move(window) => window,
+            Action::Keep | Action::Remove => None,
         }
     }
 }
@@ -159,7 +159,7 @@ impl Writer {
         let index = self.index_keys(address, change);
         let outdated = self.outdated(address, key.record.as_ref(), &index);
         // Index keys go onto the same etcd lease, so with them the record moves as well.
-        let action = if fits && index.is_empty() { Action::Keep(window) } else { Action::Move(window) };
+        let action = if fits && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }
     }

@@ -241,7 +241,7 @@ impl World {
                 Some(FoundKey { revision: self.revision, etcd_lease: 0, record: Some(record) })
             }
             // Index keys only: the record stays as it is.
-            (_, Action::Keep(_)) => self.key.take(),
+            (_, Action::Keep) => self.key.take(),
             (_, Action::Move(_)) => self.key.take().map(|key| FoundKey { revision: self.revision, ..key }),
             _ => None,
         };
