@@ -446,7 +446,11 @@ async fn watch_until_error(
         if news.canceled() {
             return Ok(Watched::Canceled(news.cancel_reason().into()));
         }
-        let revision = news.header().map_or(0, etcd_client::ResponseHeader::revision);
+        // While a watch catches up, etcd tells at most 1000 revisions at a time, each time with the store's newest one in the
+        // header (etcd mvcc/watchable_store.go, syncWatchers). Only without events does the header tell how far it is.
+        let header = news.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let last = news.events().last().and_then(|event| event.kv()).map(etcd_client::KeyValue::mod_revision);
+        let revision = last.unwrap_or(header);
         let keys = news.events().iter().filter_map(|event| {
             let pair = event.kv()?;
             let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
