@@ -130,6 +130,19 @@ impl Control {
         line.begun -= 1;
     }
 
+    /// The worker begins anew: what was running will not end.
+    pub fn restarted(&self) {
+        let mut state = self.lock();
+        for purpose in [Purpose::Verify, Purpose::Resync] {
+            let line = state.line(purpose);
+            if let Some(number) = line.awaited.filter(|number| line.done.as_ref().is_none_or(|(done, _)| done < number))
+            {
+                line.begun = number - 1;
+                line.wanted = Some(COMMAND);
+            }
+        }
+    }
+
     /// The comparison that was begun last is done.
     pub fn finished(&self, purpose: Purpose, done: Done) {
         let mut state = self.lock();

@@ -17,7 +17,6 @@ use crate::guard::{Found, FoundKey};
 use crate::lease::Row;
 use crate::lifetime::Window;
 use crate::pending::Batch;
-use crate::presence;
 use crate::record::{self, Summary};
 use crate::writer::{Action, Writer};
 
@@ -47,7 +46,7 @@ const FAILED_PRECONDITION: i32 = 9;
 const OUT_OF_RANGE: i32 = 11;
 
 /// Bytes that an answer may have: many times a page of records, and more than any value that etcd takes by default.
-const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Seconds that a session outlives its server: the presence key's etcd lease.
 pub const SESSION_TTL: i64 = 15;
@@ -77,6 +76,7 @@ impl Failure {
             OUT_OF_RANGE if says("has been compacted") || says("future revision") => Self::Compacted(text),
             // Ours, not etcd's: what the keys hold is more than the client takes at once, so fewer are to be asked for.
             OUT_OF_RANGE if says("length too large") => Self::Refused(text),
+            OUT_OF_RANGE if says("too large lease TTL") => Self::Refused(text),
             NOT_FOUND if says("lease not found") => Self::LeaseGone(text),
             NOT_FOUND => Self::Refused(text),
             _ => Self::NoAnswer(text),
@@ -141,10 +141,10 @@ pub struct Opened {
     pub lease: i64,
     /// The revision of the transaction that began it.
     pub revision: i64,
-    /// The `mod_revision` of the landmark; 0 when it does not exist.
-    pub landmark: i64,
-    /// `started_at` of the server that the presence key told of before.
-    pub before: Option<i64>,
+    /// The `mod_revision` of each landmark; 0 when it does not exist.
+    pub landmarks: Vec<i64>,
+    /// The etcd lease that the presence key hung on before; 0 for none.
+    pub before: i64,
 }
 
 /// A page of keys, read at one revision.
@@ -169,8 +169,10 @@ pub enum Request {
         presence: String,
         /// What it is to hold.
         value: Vec<u8>,
-        /// A key that we wrote.
-        landmark: String,
+        /// The id of the etcd lease.
+        lease: i64,
+        /// Keys that we wrote.
+        landmarks: Vec<String>,
     },
     /// Writes the presence key anew.
     Present {
@@ -301,7 +303,7 @@ impl Request {
 
     async fn ask(self, member: &mut Member) -> Result<Answer, Error> {
         match self {
-            Self::Open { presence, value, landmark } => open(member, presence, value, landmark).await,
+            Self::Open { presence, value, lease, landmarks } => open(member, presence, value, lease, landmarks).await,
             Self::Present { presence, value, session } => {
                 let in_session = Compare::lease(presence.as_str(), CompareOp::Equal, session);
                 let put = TxnOp::put(presence, value, Some(PutOptions::new().with_lease(session)));
@@ -341,19 +343,27 @@ impl Request {
     }
 }
 
-async fn open(member: &mut Member, presence: String, value: Vec<u8>, landmark: String) -> Result<Answer, Error> {
-    let lease = member.lease.grant(SESSION_TTL, None).await?.id();
+async fn open(
+    member: &mut Member,
+    presence: String,
+    value: Vec<u8>,
+    lease: i64,
+    landmarks: Vec<String>,
+) -> Result<Answer, Error> {
+    member.lease.grant(SESSION_TTL, Some(LeaseGrantOptions::new().with_id(lease))).await?;
     let put = TxnOp::put(presence.as_str(), value, Some(PutOptions::new().with_lease(lease)));
     // Operations of a transaction see those before them.
-    let txn = Txn::new().and_then([TxnOp::get(presence, None), TxnOp::get(landmark, None), put]);
-    let answer = member.kv.txn(txn).await?;
-    let reads: Vec<Option<KeyValue>> = answer.op_responses().into_iter().map(into_pair).collect();
-    let of = |place: usize| reads.get(place).and_then(Option::as_ref);
+    let reads = std::iter::once(presence).chain(landmarks).map(|key| TxnOp::get(key, None));
+    let answer = member.kv.txn(Txn::new().and_then(reads.chain([put]).collect::<Vec<_>>())).await?;
+    let mut reads: Vec<Option<KeyValue>> = answer.op_responses().into_iter().map(into_pair).collect();
+    // The last one is the put's.
+    reads.pop();
+    let mut reads = reads.into_iter();
     Ok(Answer::Opened(Opened {
         lease,
         revision: answer.header().map_or(0, etcd_client::ResponseHeader::revision),
-        before: of(0).and_then(|presence| presence::started_at(presence.value())),
-        landmark: of(1).map_or(0, KeyValue::mod_revision),
+        before: reads.next().flatten().map_or(0, |presence| presence.lease()),
+        landmarks: reads.map(|key| key.map_or(0, |key| key.mod_revision())).collect(),
     }))
 }
 
@@ -437,7 +447,8 @@ async fn watch_until_error(
     from: i64,
     tell: &mpsc::Sender<Watched>,
 ) -> Result<Watched, Error> {
-    let options = WatchOptions::new().with_prefix().with_start_revision(from);
+    // In parts, or what others wrote during an outage could be more than the client takes.
+    let options = WatchOptions::new().with_prefix().with_fragment().with_start_revision(from);
     let mut stream = member.watch.watch(base, Some(options)).await?;
     while let Some(news) = stream.message().await? {
         if news.compact_revision() > 0 {

@@ -58,15 +58,23 @@ impl Handover {
     ///
     /// # Errors
     /// [`Overflow`] when as many addresses wait as may.
-    pub fn put(&self, address: IpAddr, change: Box<Change>) -> Result<(), Overflow> {
+    pub fn put(&self, address: IpAddr, mut change: Box<Change>) -> Result<(), Overflow> {
         let mut shared = self.lock();
         // What the worker took is bounded by itself (`Pending::absorb`), which knows the addresses.
         let full = shared.changes.len() >= self.limit;
         if full && !shared.changes.contains_key(&address) {
             return Err(Overflow);
         }
-        let stays = shared.changes.get(&address).is_some_and(|older| !change.replaces(older));
-        let replaced = if stays { Some(change) } else { shared.changes.insert(address, change) };
+        let older = shared.changes.get(&address);
+        let stays = older.is_some_and(|older| !change.replaces(older));
+        let replaced = if stays {
+            Some(change)
+        } else {
+            if let Some(older) = older {
+                change.inherit(older);
+            }
+            shared.changes.insert(address, change)
+        };
         let wake = std::mem::take(&mut shared.armed);
         drop(shared);
         drop(replaced);
@@ -76,14 +84,20 @@ impl Handover {
         Ok(())
     }
 
-    /// Swaps what waits against `empty`. When nothing waits the next [`put`](Self::put) will end [`wait`](Self::wait).
+    /// Swaps what waits against `empty`.
     pub fn take(&self, empty: Changes) -> Changes {
-        let mut shared = self.lock();
-        shared.armed = shared.changes.is_empty();
-        std::mem::replace(&mut shared.changes, empty)
+        std::mem::replace(&mut self.lock().changes, empty)
     }
 
-    /// Returns when something was put in after a [`take`](Self::take) that found nothing.
+    /// The worker is about to sleep: the next [`put`](Self::put) will end [`wait`](Self::wait). False when something
+    /// waits already.
+    pub fn arm(&self) -> bool {
+        let mut shared = self.lock();
+        shared.armed = shared.changes.is_empty();
+        shared.armed
+    }
+
+    /// Returns when something was put in after [`arm`](Self::arm).
     pub async fn wait(&self) {
         self.wake.notified().await;
     }
@@ -138,9 +152,10 @@ mod tests {
     #[tokio::test]
     async fn a_sleeping_worker_is_woken_once() {
         let handover = Handover::new(10);
-        assert!(handover.take(Handover::room(10)).is_empty());
+        assert!(handover.arm());
         handover.put(v4(1), change(1)).unwrap();
         handover.put(v4(2), change(1)).unwrap();
+        assert!(!handover.arm(), "something waits");
         handover.wait().await;
         assert_eq!(handover.take(Handover::room(10)).len(), 2);
         let again = tokio::time::timeout(std::time::Duration::from_millis(20), handover.wait()).await;

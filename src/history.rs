@@ -14,17 +14,27 @@ use crate::etcd::Opened;
 /// What we know to have written.
 #[derive(Debug, Default)]
 pub struct History {
-    /// A key of ours and its `mod_revision`.
-    landmark: Option<(String, i64)>,
+    /// Keys of ours with the `mod_revision` of each: the last record, and the presence key. Either proves all that matters,
+    /// so the history goes on when one of them stands: the presence key vanishes with its session, a record is removed.
+    landmarks: Vec<(String, i64)>,
     /// The newest revision of an answer.
     newest: i64,
 }
 
 impl History {
-    /// The key was written at `revision`.
+    /// A record was written at `revision`.
     pub fn wrote(&mut self, key: String, revision: i64) {
         if revision >= self.newest {
-            self.landmark = Some((key, revision));
+            self.landmarks = vec![(key, revision)];
+            self.newest = revision;
+        }
+    }
+
+    /// The presence key was written at `revision`.
+    pub fn presented(&mut self, key: &str, revision: i64) {
+        if revision >= self.newest {
+            self.landmarks.retain(|(landmark, _)| landmark != key);
+            self.landmarks.push((key.to_owned(), revision));
             self.newest = revision;
         }
     }
@@ -32,28 +42,32 @@ impl History {
     /// Something was removed at `revision`, and nothing written.
     pub fn removed(&mut self, revision: i64) {
         if revision >= self.newest {
-            self.landmark = None;
+            self.landmarks.clear();
             self.newest = revision;
         }
     }
 
     /// Something was written or removed, and perhaps not in the history that we know.
     pub fn doubt(&mut self) {
-        self.landmark = None;
+        self.landmarks.clear();
     }
 
-    /// The key to be read when a session begins, if any.
+    /// The keys to be read when a session begins.
     #[must_use]
-    pub fn landmark(&self) -> Option<&str> {
-        self.landmark.as_ref().map(|(key, _)| key.as_str())
+    pub fn landmarks(&self) -> Vec<String> {
+        self.landmarks.iter().map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether the session that began goes on with the history that we know. From now on that is the session's.
+    /// Whether the session that began goes on with the history that we know; the landmarks must not have changed since
+    /// they were asked for. From now on it is the session's history.
     pub fn goes_on(&mut self, opened: &Opened, presence: &str) -> bool {
-        let landmark_stands = self.landmark.as_ref().is_some_and(|(_, revision)| *revision == opened.landmark);
-        let goes_on = self.newest == 0 || (landmark_stands && opened.revision > self.newest);
-        self.newest = opened.revision;
-        self.landmark = Some((presence.to_owned(), opened.revision));
+        let stands = self.landmarks.iter().zip(&opened.landmarks).any(|((_, revision), found)| revision == found);
+        let goes_on = self.newest == 0 || (stands && opened.revision > self.newest);
+        if !goes_on {
+            self.landmarks.clear();
+        }
+        self.newest = self.newest.min(opened.revision);
+        self.presented(presence, opened.revision);
         goes_on
     }
 }
@@ -62,44 +76,48 @@ impl History {
 mod tests {
     use super::*;
 
-    fn opened(revision: i64, landmark: i64) -> Opened {
-        Opened { lease: 1, revision, landmark, before: None }
+    fn opened(revision: i64, landmarks: &[i64]) -> Opened {
+        Opened { lease: 1, revision, landmarks: landmarks.to_vec(), before: 0 }
     }
 
-    #[test]
-    fn the_first_session_has_nothing_to_go_on_with() {
-        assert!(History::default().goes_on(&opened(5, 0), "p"));
+    fn history() -> History {
+        let mut history = History::default();
+        assert!(history.goes_on(&opened(5, &[]), "p"), "the first session has nothing to go on with");
+        history
     }
 
     #[test]
     fn a_history_with_our_last_record_goes_on() {
-        let mut history = History::default();
-        history.goes_on(&opened(5, 0), "p");
-        assert_eq!(history.landmark(), Some("p"));
+        let mut history = history();
+        assert_eq!(history.landmarks(), ["p"]);
         history.wrote("a".into(), 7);
         history.wrote("b".into(), 6);
-        assert_eq!(history.landmark(), Some("a"));
-        assert!(history.goes_on(&opened(9, 7), "p"));
-        assert_eq!(history.landmark(), Some("p"));
+        assert_eq!(history.landmarks(), ["a"]);
+        assert!(history.goes_on(&opened(9, &[7]), "p"));
+        assert_eq!(history.landmarks(), ["a", "p"]);
+        assert!(history.goes_on(&opened(12, &[7, 0]), "p"), "the presence key has vanished, the record stands");
+        assert!(history.goes_on(&opened(14, &[0, 12]), "p"), "the other way round");
     }
 
     #[test]
     fn an_older_state_is_found_out_even_when_its_revisions_have_grown() {
         for (revision, landmark) in [(9, 3), (9, 0), (4, 0), (6, 7)] {
-            let mut history = History::default();
-            history.goes_on(&opened(5, 0), "p");
+            let mut history = history();
             history.wrote("a".into(), 7);
-            assert!(!history.goes_on(&opened(revision, landmark), "p"), "{revision} {landmark}");
+            assert!(!history.goes_on(&opened(revision, &[landmark]), "p"), "{revision} {landmark}");
+            assert_eq!(history.landmarks(), ["p"], "the older state is where we go on from");
         }
     }
 
     #[test]
-    fn after_a_removal_nobody_can_tell() {
-        let mut history = History::default();
-        history.goes_on(&opened(5, 0), "p");
+    fn after_a_removal_nobody_can_tell_until_something_is_written() {
+        let mut history = history();
         history.wrote("a".into(), 7);
         history.removed(8);
-        assert_eq!(history.landmark(), None);
-        assert!(!history.goes_on(&opened(9, 0), "p"));
+        assert!(history.landmarks().is_empty());
+        assert!(!history.goes_on(&opened(9, &[]), "p"));
+        history.removed(10);
+        history.presented("p", 11);
+        assert!(history.goes_on(&opened(12, &[11]), "p"));
     }
 }

@@ -136,7 +136,7 @@ impl Lease {
     /// When the lease ends, in seconds since the epoch; `None` when it never does.
     #[must_use]
     pub fn expires_at(&self) -> Option<i64> {
-        (self.valid_lft != INFINITE_LIFETIME).then(|| self.cltt + i64::from(self.valid_lft))
+        (self.valid_lft != INFINITE_LIFETIME).then(|| self.cltt.saturating_add(i64::from(self.valid_lft)))
     }
 
     /// Who holds the lease.
@@ -260,6 +260,17 @@ impl Change {
     #[must_use]
     pub fn is_finding(&self) -> bool {
         self.operation == Operation::Sync
+    }
+
+    /// Takes over from an `older` change of the same address, which this one replaces, whose lease went, if this is a
+    /// removal that does not know.
+    pub fn inherit(&mut self, older: &Self) {
+        if let Row::Gone { owner: owner @ None } = &mut self.row {
+            *owner = match &older.row {
+                Row::Held { lease, .. } => Some(lease.owner()),
+                Row::Gone { owner } => owner.clone(),
+            };
+        }
     }
 
     /// Whether this change takes the place of an `older` one of the same address that still waits. A finding does not

@@ -15,6 +15,9 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 const SHORTEST: i64 = 32;
 /// Bits of an id that tell the end, in seconds since the epoch: enough for 8,700 years.
 const END_BITS: u32 = 38;
+/// From here on a lease counts as one without an end: the year 2242. etcd takes no time to live above 9,000,000,000 s
+/// (`lease.MaxLeaseTTL`), while Kea's commands take any number for the end of a lease.
+const FAR: i64 = 1 << 33;
 const END_MASK: i64 = (1 << END_BITS) - 1;
 
 /// An etcd lease for the records of one window.
@@ -45,11 +48,16 @@ impl Lifetime {
         Self { owner: owner << END_BITS, grace }
     }
 
+    /// When a record whose lease ends at `expires_at` may vanish; `None` when never.
+    fn end_of_record(&self, expires_at: Option<i64>) -> Option<i64> {
+        expires_at.map(|end| end.saturating_add(self.grace)).filter(|end| *end < FAR)
+    }
+
     /// The window of a record whose lease ends at `expires_at`; `None` for a lease without an end.
     #[must_use]
     pub fn window(&self, expires_at: Option<i64>, now: i64) -> Option<Window> {
         // A lease that is past its end and written all the same (just added so) goes after the shortest window.
-        let end = expires_at?.saturating_add(self.grace).max(now + 1);
+        let end = self.end_of_record(expires_at)?.max(now + 1);
         let left = u64::try_from(end - now).unwrap_or(1);
         let width = i64::try_from((1_u64 << left.ilog2()) / 16).unwrap_or(SHORTEST).max(SHORTEST);
         let end = (end + width - 1) / width * width;
@@ -59,8 +67,8 @@ impl Lifetime {
     /// Whether a record whose lease ends at `expires_at` may hang on the etcd lease `id` (0: on none).
     #[must_use]
     pub fn fits(&self, id: i64, expires_at: Option<i64>) -> bool {
-        let Some(expires_at) = expires_at else { return id == 0 };
-        id & !END_MASK == self.owner && Self::end(id) >= expires_at + self.grace
+        let Some(end) = self.end_of_record(expires_at) else { return id == 0 };
+        id & !END_MASK == self.owner && Self::end(id) >= end
     }
 
     /// When the etcd lease `id` of a window ends, seconds since the epoch.
@@ -87,6 +95,14 @@ mod tests {
         assert_eq!(lifetime().window(None, NOW), None);
         assert!(lifetime().fits(0, None));
         assert!(!lifetime().fits(0, Some(NOW)));
+    }
+
+    #[test]
+    fn an_end_that_etcd_cannot_tell_is_none() {
+        for end in [1_760_000_000_000, 1 << 38, i64::MAX, i64::MAX - 1] {
+            assert_eq!(lifetime().window(Some(end), NOW), None);
+            assert!(lifetime().fits(0, Some(end)));
+        }
     }
 
     #[test]

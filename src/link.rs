@@ -84,15 +84,20 @@ impl<'a> Link<'a> {
     pub fn answered(&mut self, choice: u64, member: Member) {
         if choice == self.choice {
             self.member = Some(member);
-            self.pauses = pauses();
         }
+    }
+
+    /// etcd does what it is asked for. Only then the pauses begin anew: what fails each time after a session began must
+    /// not be tried in a hurry for ever.
+    pub fn worked(&mut self) {
+        self.pauses = pauses();
+        self.failed_members = 0;
     }
 
     /// A session is open; `waiting` addresses are to be written.
     pub fn came_up(&mut self, waiting: usize) {
         info!(target: messages::CONNECTED, "etcd member {} answers, {waiting} addresses wait", self.endpoint());
         self.state = State::Up;
-        self.failed_members = 0;
     }
 
     /// The session is gone though the member answers.
@@ -147,6 +152,20 @@ impl<'a> Link<'a> {
     /// The pause is over.
     pub fn retry(&mut self) {
         self.retry_at = None;
+    }
+
+    /// Every member is tried once more, now.
+    pub fn last_try(&mut self) {
+        self.retry_at = None;
+        self.failed_members = 0;
+        if self.is_down() {
+            self.state = State::Trying;
+        }
+    }
+
+    /// Nothing is sent for so long.
+    pub fn pause_for(&mut self, time: Duration) {
+        self.retry_at = Some(Instant::now() + time);
     }
 
     /// Whether nothing works now.

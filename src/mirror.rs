@@ -167,6 +167,9 @@ impl<K: Kea> Mirror<K> {
         let arguments = serde_json::from_str::<Value>(arguments).unwrap_or_default();
         let (operation, addresses) = match commanded(name) {
             Commanded::Nothing => return,
+            // On the main thread the marks of its callouts are read after it; elsewhere they may be read before its writes.
+            Commanded::Reclaimed if self.kea.on_main_thread() => return,
+            Commanded::Reclaimed => return self.shared.control.want(Purpose::Resync, "leases-reclaim"),
             Commanded::Unnamed(reason) => return self.shared.control.want(Purpose::Resync, reason),
             Commanded::Named(operation) => (operation, named_addresses(&arguments)),
         };
@@ -339,6 +342,8 @@ enum Commanded {
     Nothing,
     /// Something to those that its arguments name.
     Named(Operation),
+    /// Expired ones are reclaimed, and callouts have told which.
+    Reclaimed,
     /// Something, without naming them.
     Unnamed(&'static str),
 }
@@ -349,6 +354,7 @@ fn commanded(name: &str) -> Commanded {
         "lease4-update" | "lease6-update" | "lease4-del" | "lease6-del" | "lease6-bulk-apply" => {
             Commanded::Named(Operation::Update)
         }
+        "leases-reclaim" => Commanded::Reclaimed,
         "lease4-wipe" => Commanded::Unnamed("lease4-wipe"),
         "lease6-wipe" => Commanded::Unnamed("lease6-wipe"),
         // It writes straight into the lease database (Kea ha_service.cc, asyncSyncLeasesInternal).

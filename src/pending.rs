@@ -9,7 +9,7 @@
 //! two readings: first the key is observed, then the lease is read, and it is written only on what was observed. Where
 //! that fails the address is suspected again, and both are read anew.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::guard::Found;
@@ -74,8 +74,7 @@ pub struct Pending {
     due: VecDeque<IpAddr>,
     /// Those of them whose key must be read before anything is written.
     unseen: VecDeque<IpAddr>,
-    /// Addresses of which something is under way, and whether that is a finding.
-    in_flight: HashMap<IpAddr, bool>,
+    in_flight: HashSet<IpAddr>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
     known: HashMap<IpAddr, Known>,
@@ -83,6 +82,10 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
+    /// Addresses whose record somebody else took away or spoilt: only it told which index keys there are.
+    spoilt: HashSet<IpAddr>,
+    /// Whether index keys may be left of records that are gone.
+    orphans: bool,
     looked: bool,
 }
 
@@ -95,11 +98,13 @@ impl Pending {
             waiting: HashMap::new(),
             due: VecDeque::new(),
             unseen: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: HashSet::new(),
             halves: VecDeque::new(),
             known: HashMap::new(),
             found: HashMap::new(),
             again: Vec::new(),
+            spoilt: HashSet::new(),
+            orphans: false,
             looked: false,
         }
     }
@@ -124,24 +129,29 @@ impl Pending {
         dropped
     }
 
-    fn put(&mut self, address: IpAddr, change: Box<Change>) {
+    fn put(&mut self, address: IpAddr, mut change: Box<Change>) {
         if change.is_finding() {
             if let Some(told) = self.waiting.get_mut(&address).filter(|waiting| !waiting.is_finding()) {
                 // Read later, so newer; but what made the change is known from the older one.
-                told.row = change.row;
+                let mut newer = change;
+                newer.inherit(told);
+                told.row = newer.row;
                 return;
             }
-            if self.in_flight.contains_key(&address) || !self.found.contains_key(&address) {
+            if self.in_flight.contains(&address) || !self.found.contains_key(&address) {
                 self.again.push(address);
                 return;
             }
-        } else if !self.in_flight.contains_key(&address)
+        } else if !self.in_flight.contains(&address)
             && self.waiting.get(&address).is_none_or(|older| older.is_finding())
         {
             // Observed for a finding.
             self.found.remove(&address);
         }
-        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains_key(&address) {
+        if let Some(older) = self.waiting.get(&address) {
+            change.inherit(older);
+        }
+        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains(&address) {
             self.due.push_back(address);
         }
     }
@@ -149,18 +159,25 @@ impl Pending {
     /// Whether something of this address is unsettled.
     #[must_use]
     pub fn is_pending(&self, address: IpAddr) -> bool {
-        self.waiting.contains_key(&address) || self.in_flight.contains_key(&address)
+        self.waiting.contains_key(&address) || self.in_flight.contains(&address)
     }
 
     /// The addresses of which something is unsettled.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).copied()
+        self.due.iter().chain(&self.unseen).chain(&self.in_flight).copied()
     }
 
     /// How many addresses are not settled.
     #[must_use]
     pub fn len(&self) -> usize {
         self.due.len() + self.unseen.len() + self.in_flight.len()
+    }
+
+    /// When the change was made that is due first, seconds since the epoch.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        let first = self.due.iter().find_map(|address| self.waiting.get(address))?;
+        (!first.is_finding()).then_some(first.timestamp)
     }
 
     /// Whether everything is settled.
@@ -199,7 +216,9 @@ impl Pending {
         let mut operations = Vec::new();
         let (mut weight, mut bytes) = (0, 0);
         while let Some(&address) = self.due.front() {
-            let Some(change) = self.waiting.get(&address) else {
+            // Something of it is under way: then it is due again when that is done.
+            let free = !self.in_flight.contains(&address);
+            let Some(change) = self.waiting.get(&address).filter(|_| free) else {
                 self.due.pop_front();
                 continue;
             };
@@ -216,6 +235,7 @@ impl Pending {
                     self.waiting.remove(&address);
                     self.found.remove(&address);
                     self.remember(address, known);
+                    self.orphans |= self.spoilt.remove(&address);
                     continue;
                 }
             };
@@ -239,9 +259,12 @@ impl Pending {
     }
 
     fn take_off(&mut self, address: IpAddr, write: Option<Write>) -> Option<Operation> {
+        if self.in_flight.contains(&address) {
+            return None;
+        }
         let change = self.waiting.remove(&address)?;
         self.found.remove(&address);
-        self.in_flight.insert(address, change.is_finding());
+        self.in_flight.insert(address);
         Some(Operation { address, change, write })
     }
 
@@ -259,9 +282,12 @@ impl Pending {
                 }
                 // What a change that waits is to be decided on.
                 Some(found) if found.as_of > revision => self.remember(address, None),
-                _ => {
+                Some(_) => {
+                    // It was our own.
                     self.found.remove(&address);
+                    self.spoilt.remove(&address);
                 }
+                None => {}
             }
             self.settle(address);
         }
@@ -301,11 +327,21 @@ impl Pending {
         std::mem::take(&mut self.again)
     }
 
+    /// Whether index keys may be left of records that are gone, which only a comparison finds; once.
+    pub fn take_orphans(&mut self) -> bool {
+        std::mem::take(&mut self.orphans)
+    }
+
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
     /// the address is a suspect, and what was found of it before counts no more.
     pub fn noticed(&mut self, address: IpAddr, found: Found) -> bool {
+        let is_record = found.key.as_ref().is_some_and(|key| key.record.is_some());
+        if !is_record && !self.writer.index.is_off() {
+            self.spoilt.insert(address);
+        }
         let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
-        if told_waits || self.in_flight.get(&address) == Some(&false) {
+        // Perhaps it is our own write, whose answer is on its way: that tells.
+        if told_waits || self.in_flight.contains(&address) {
             self.find(address, found);
             return true;
         }
@@ -344,6 +380,9 @@ impl Pending {
         let mut operations = batch.operations;
         if operations.len() == 1 {
             let operation = operations.pop()?;
+            if self.found.contains_key(&operation.address) {
+                self.again.push(operation.address);
+            }
             self.settle(operation.address);
             return Some(operation);
         }
@@ -389,6 +428,7 @@ impl Pending {
             self.due.push_back(address);
         } else {
             self.found.remove(&address);
+            self.orphans |= self.spoilt.remove(&address);
         }
     }
 }

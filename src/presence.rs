@@ -51,12 +51,6 @@ impl Presence {
     }
 }
 
-/// When the server started whose presence a value tells of.
-#[must_use]
-pub fn started_at(value: &[u8]) -> Option<i64> {
-    serde_json::from_slice::<serde_json::Value>(value).ok()?.get("started_at")?.as_i64()
-}
-
 /// The presence key of the server `server`; `family` is `dhcp4` or `dhcp6`.
 #[must_use]
 pub fn key(prefix: &str, server: &str, family: &str) -> String {

@@ -12,7 +12,7 @@ use crate::lease::{Family, Lease};
 use crate::readings::PAGE;
 
 /// Keys of a page read from etcd, at most.
-const KEYS: i64 = 1024;
+pub const KEYS: i64 = 1024;
 
 /// The shortest time between two pages of the lease database: Kea's main loop reads no packet in a turn that we ask for.
 const PACE: Duration = Duration::from_millis(1);
@@ -50,7 +50,8 @@ pub struct Resync {
     bases: (Vec<u8>, Vec<u8>),
     stage: Stage,
     revision: i64,
-    limit: i64,
+    /// Keys that are asked for at once.
+    pub limit: i64,
     /// Whether a page of either side is being read.
     reading: bool,
     not_before: Instant,
@@ -76,6 +77,7 @@ impl Resync {
         comparison: Comparison,
         family: Family,
         (records, index): (&str, &str),
+        limit: i64,
         since: i64,
     ) -> Self {
         Self {
@@ -90,7 +92,7 @@ impl Resync {
             stage: Stage::Records(records.into()),
             bases: (records.into(), index.into()),
             revision: 0,
-            limit: KEYS,
+            limit,
             reading: false,
             not_before: Instant::now(),
         }

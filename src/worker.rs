@@ -9,7 +9,8 @@
 //! Besides it watches the records for changes by others, and runs comparisons. What these find goes back to Kea's main
 //! thread as addresses to be read again, and comes from there like any other change.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +42,7 @@ use crate::pending::{Batch, MAX_OPERATIONS, Pending};
 use crate::presence::{self, Presence, State};
 use crate::readings::{PAGE, Readings};
 use crate::record::LeaseKeys;
-use crate::resync::{Need, Resync};
+use crate::resync::{self, Need, Resync};
 use crate::writer::{Action, Writer};
 
 /// Transactions under way at a time; measured with 128 operations each, more bring nothing (one member, two cores).
@@ -54,6 +55,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CLOSING: Duration = Duration::from_millis(500);
 /// After a failed or finished comparison, the next one waits at least as long.
 const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
+
+/// How long a server whose session was taken over waits before it takes it back.
+const NAME_PAUSE: Duration = Duration::from_secs(5);
+/// The lower half of a session's id counts a worker's sessions.
+const SESSION_MASK: i64 = 0xffff_ffff;
 
 /// The thread did not end in time.
 #[derive(Debug)]
@@ -113,6 +119,9 @@ impl Worker {
                     }
                     Err(_) => {
                         error!(target: messages::BUG, "the worker panicked and starts anew with a comparison");
+                        shared.control.restarted();
+                        // What panics each time must not do so in a hurry.
+                        std::thread::sleep(TICK);
                     }
                 }
             }
@@ -138,8 +147,8 @@ impl Worker {
 /// A request under way.
 #[derive(Debug)]
 enum Flight {
-    /// The session begins, under this choice of a member.
-    Open(u64),
+    /// The session begins, under this choice of a member, with this presence.
+    Open(u64, Presence),
     /// The session's etcd lease is renewed.
     KeepAlive,
     /// The presence key is written anew.
@@ -193,6 +202,11 @@ struct Mirroring<'a> {
     presence: Presence,
     /// What the presence key holds.
     presented: Option<Presence>,
+    /// Begins the ids of this worker's sessions, and how many there were.
+    instance: i64,
+    sessions: i64,
+    /// Whether another server has the same name.
+    name_taken: bool,
     /// The session's etcd lease.
     session: Option<i64>,
     keep_alive_at: Instant,
@@ -208,7 +222,11 @@ struct Mirroring<'a> {
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     noticed: HashSet<IpAddr>,
     /// Addresses whose record and lease are to be read again, first the one and then the other.
-    suspects: VecDeque<IpAddr>,
+    suspects: BTreeSet<IpAddr>,
+    /// How many keys of suspects are read at once, at most.
+    look_limit: usize,
+    /// How many keys a comparison reads at once, at first.
+    page_limit: i64,
 
     resync: Option<Resync>,
     /// Addresses that were unsettled when everything that the comparison found was queued; those that still are.
@@ -224,6 +242,8 @@ struct Mirroring<'a> {
     overflows_told: i64,
     overflowing: bool,
     stopping: bool,
+    /// The session is being ended.
+    closing: bool,
     /// Set when no member took a write after the order to stop: there is no use in trying until the deadline.
     given_up: bool,
     /// What Kea's main thread was last woken for.
@@ -254,6 +274,10 @@ impl<'a> Mirroring<'a> {
             presence_key: presence::key(prefix, server, family),
             presence: Presence::new(shared.kea_version.clone(), shared.started_at),
             presented: None,
+            // The upper half of a positive number, at random.
+            instance: i64::try_from(RandomState::new().build_hasher().finish() >> 1).unwrap_or(0) & !SESSION_MASK,
+            sessions: 0,
+            name_taken: false,
             session: None,
             keep_alive_at: Instant::now(),
             history: History::default(),
@@ -262,7 +286,9 @@ impl<'a> Mirroring<'a> {
             watched_to: 0,
             own: BTreeSet::new(),
             noticed: HashSet::new(),
-            suspects: VecDeque::new(),
+            suspects: BTreeSet::new(),
+            look_limit: MAX_OPERATIONS,
+            page_limit: resync::KEYS,
             resync: None,
             settling: None,
             resync_not_before: Instant::now(),
@@ -272,6 +298,7 @@ impl<'a> Mirroring<'a> {
             overflows_told: shared.counters.queue_overflows.get(),
             overflowing: false,
             stopping: false,
+            closing: false,
             given_up: false,
             counted: [0; counters::NUMBER],
         }
@@ -297,6 +324,11 @@ impl<'a> Mirroring<'a> {
                     *deadline = (*deadline).min(Instant::now() + CLOSING);
                 }
             }
+            // What needed no request made room: there may be more.
+            if self.has_room() && !shared.handover.arm() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             let retry = self.link.retry_at();
             tokio::select! {
                 Some(finished) = self.requests.join_next() => match finished {
@@ -314,7 +346,7 @@ impl<'a> Mirroring<'a> {
                     // A dropped sender is an order to stop at once.
                     deadline = Some(order.unwrap_or_else(|_| Instant::now()));
                     self.stopping = true;
-                    self.link.retry();
+                    self.link.last_try();
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                 _ = tick.tick() => self.tick(),
@@ -375,17 +407,21 @@ impl<'a> Mirroring<'a> {
     }
 
     fn send(&mut self) {
+        if self.closing {
+            return;
+        }
         if !self.link.is_up() || self.session.is_none() {
             let choice = self.link.choice();
-            let opening = self.flights.values().any(|flight| matches!(flight, Flight::Open(of) if *of == choice));
+            let opening = self.flights.values().any(|flight| matches!(flight, Flight::Open(of, _) if *of == choice));
             if !opening && self.link.retry_at().is_none() {
                 self.presence.state = self.state();
                 let request = Request::Open {
                     presence: self.presence_key.clone(),
                     value: self.presence.json(),
-                    landmark: self.history.landmark().unwrap_or(&self.presence_key).to_owned(),
+                    lease: self.new_lease(),
+                    landmarks: self.history.landmarks(),
                 };
-                self.fly(request, Flight::Open(choice));
+                self.fly(request, Flight::Open(choice, self.presence.clone()));
             }
             return;
         }
@@ -425,6 +461,7 @@ impl<'a> Mirroring<'a> {
     /// Ends the session; false when there is none, or its end is done.
     fn close(&mut self) -> bool {
         if let (Some(session), true) = (self.session.take(), self.link.is_up()) {
+            self.closing = true;
             self.fly(Request::Close(session), Flight::Close);
         }
         self.flights.values().any(|flight| matches!(flight, Flight::Close))
@@ -448,22 +485,24 @@ impl<'a> Mirroring<'a> {
 
     fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_history: bool) {
         match (flight, answer) {
-            (Flight::Open(_), Answer::Opened(opened)) => {
+            (Flight::Open(_, presence), Answer::Opened(opened)) => {
                 if choice == self.link.choice() {
-                    self.opened(&opened);
+                    self.opened(&opened, presence);
                 }
             }
-            (Flight::KeepAlive, Answer::KeptAlive(true)) | (Flight::Close, _) => {}
+            (Flight::KeepAlive, Answer::KeptAlive(true)) => self.link.worked(),
+            (Flight::Close, _) => {}
             (Flight::Present(presence), Answer::Landed { revision }) => {
                 self.presented = Some(presence);
                 if same_history {
-                    self.history.wrote(self.presence_key.clone(), revision);
+                    self.history.presented(&self.presence_key, revision);
                 } else {
                     self.history.doubt();
                 }
             }
             (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
                 self.granted.extend(granted);
+                self.link.worked();
                 self.landed(batch, revision, same_history);
             }
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
@@ -478,6 +517,7 @@ impl<'a> Mirroring<'a> {
                 }
             }
             (Flight::Observe(addresses), Answer::Seen { found, .. }) => {
+                self.look_limit = (self.look_limit * 2).min(MAX_OPERATIONS);
                 let observed = addresses.into_iter().zip(found);
                 let to_read =
                     observed.filter_map(|(address, found)| self.pending.observe(address, found).then_some(address));
@@ -491,6 +531,7 @@ impl<'a> Mirroring<'a> {
                 }
                 let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
                 let orphans = resync.keys(&page);
+                self.page_limit = resync.limit;
                 if resync.purpose == Purpose::Resync {
                     self.tidy(&orphans);
                 }
@@ -509,16 +550,26 @@ impl<'a> Mirroring<'a> {
         }
     }
 
-    fn opened(&mut self, opened: &Opened) {
+    /// An id for a session's etcd lease, that tells it from those of others.
+    fn new_lease(&mut self) -> i64 {
+        self.sessions += 1;
+        self.instance | self.sessions
+    }
+
+    fn opened(&mut self, opened: &Opened, presence: Presence) {
         // After a start it is the one that we were before.
-        if self.presented.is_some() && opened.before.is_some_and(|started_at| started_at != self.presence.started_at) {
-            warn!(target: messages::NAME_TAKEN, "another server writes {}: give each its own server-name", self.presence_key);
+        let is_ours = opened.before & !SESSION_MASK == self.instance;
+        if self.presented.is_some() && opened.before != 0 && !is_ours {
+            if !self.name_taken {
+                warn!(target: messages::NAME_TAKEN, "another server writes {}: give each its own server-name", self.presence_key);
+            }
+            self.name_taken = true;
         }
         let goes_on = self.history.goes_on(opened, &self.presence_key);
         self.link.came_up(self.waiting());
         self.session = Some(opened.lease);
         self.keep_alive_at = Instant::now() + KEEP_ALIVE;
-        self.presented = Some(self.presence.clone());
+        self.presented = Some(presence);
         if !goes_on {
             info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
             self.pending.forget();
@@ -560,6 +611,11 @@ impl<'a> Mirroring<'a> {
         }
         // Without a change the revision may be that of somebody else's, which is to be noticed.
         if changed {
+            if let Some(settling) = &mut self.settling {
+                for address in batch.addresses() {
+                    settling.remove(&address);
+                }
+            }
             self.own.insert(revision);
         }
         let overtaken = self.pending.landed(batch, revision);
@@ -581,6 +637,17 @@ impl<'a> Mirroring<'a> {
                     error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
                 }
             }
+            (Failure::Refused(_), Flight::Observe(addresses)) => {
+                // What the keys hold is more than the client takes at once.
+                if let [address] = addresses[..] {
+                    error!(target: messages::RECORD_REFUSED, "the record of {address} is left as it is: {reason}");
+                } else {
+                    self.look_limit = (addresses.len() / 8).max(1);
+                    self.suspects.extend(addresses);
+                }
+            }
+            // Index keys that etcd does not take back in one transaction; the next comparison tries again.
+            (Failure::Refused(_), Flight::Tidy) => {}
             (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
                 // Revoked, or etcd lost it: granted again with the next attempt.
                 self.granted.clear();
@@ -599,7 +666,11 @@ impl<'a> Mirroring<'a> {
             (Failure::LeaseGone(_), Flight::Close) => {}
             (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
             (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
-            (_, flight) => {
+            (failure, flight) => {
+                if matches!((&failure, &flight), (Failure::NoAnswer(_), Flight::Keys(_))) {
+                    // Perhaps it was more than could be sent in time.
+                    self.page_limit = (self.page_limit / 8).max(1);
+                }
                 self.give_back(flight);
                 // Others of the same choice fail with it; the first one moved on already.
                 if choice == self.link.choice() {
@@ -629,6 +700,9 @@ impl<'a> Mirroring<'a> {
     /// The session is gone though the member answers: it ended while nothing was heard, or etcd lost it.
     fn session_lost(&mut self) {
         self.link.session_lost();
+        if self.name_taken {
+            self.link.pause_for(NAME_PAUSE);
+        }
         self.disconnected();
     }
 
@@ -647,7 +721,7 @@ impl<'a> Mirroring<'a> {
         let Some(member) = self.link.member() else { return };
         let (tell, news) = mpsc::channel(16);
         let base = self.pending.writer().keys.base().to_owned();
-        let task = tokio::spawn(etcd::watch(member, base, self.watched_to + 1, tell)).abort_handle();
+        let task = tokio::spawn(etcd::watch(member, base, self.watched_to, tell)).abort_handle();
         self.watch = Some(Watch { news, task });
     }
 
@@ -658,7 +732,8 @@ impl<'a> Mirroring<'a> {
                     self.notice(&key, found);
                 }
                 self.watched_to = self.watched_to.max(revision);
-                self.own = self.own.split_off(&(self.watched_to + 1));
+                // The last revision is told again when the watch begins anew.
+                self.own = self.own.split_off(&self.watched_to);
             }
             Watched::Lost(reason) => {
                 debug!(target: messages::NOTICED, "changes by others were missed: {reason}");
@@ -712,7 +787,8 @@ impl<'a> Mirroring<'a> {
             let comparison = Comparison::new(writer, self.shared.family, now(), self.pending.addresses());
             let bases = (bases.0.as_str(), bases.1.as_str());
             // The number of the next request was never given to a comparison before.
-            self.resync = Some(Resync::new(self.next_number, wanted, comparison, self.shared.family, bases, now()));
+            let (number, limit) = (self.next_number, self.page_limit);
+            self.resync = Some(Resync::new(number, wanted, comparison, self.shared.family, bases, limit, now()));
             self.settling = None;
             self.tell();
             self.present();
@@ -789,7 +865,8 @@ impl<'a> Mirroring<'a> {
 
     fn tidy(&mut self, orphans: &[(Vec<u8>, i64)]) {
         let Some(session) = self.session else { return };
-        for some in orphans.chunks(100) {
+        // Few enough that even long keys fit into a transaction.
+        for some in orphans.chunks(MAX_OPERATIONS / 2) {
             self.fly(Request::tidy(some, &self.presence_key, session), Flight::Tidy);
         }
     }
@@ -801,9 +878,9 @@ impl<'a> Mirroring<'a> {
             return;
         }
         let room = self.config().queue_size.saturating_sub(self.waiting());
-        let some = self.suspects.len().min(room).min(PAGE).min(MAX_OPERATIONS);
+        let some = self.suspects.len().min(room).min(PAGE).min(self.look_limit);
         if some > 0 {
-            let addresses: Vec<IpAddr> = self.suspects.drain(..some).collect();
+            let addresses: Vec<IpAddr> = std::iter::from_fn(|| self.suspects.pop_first()).take(some).collect();
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
         }
@@ -834,13 +911,21 @@ impl<'a> Mirroring<'a> {
     fn tick(&mut self) {
         self.tell_overflows();
         self.noticed.extend(self.pending.take_again());
-        self.suspects.extend(self.noticed.drain());
+        if self.suspects.len() < self.config().queue_size {
+            self.suspects.extend(self.noticed.drain());
+        } else if !self.noticed.is_empty() {
+            self.noticed.clear();
+            self.shared.control.want(Purpose::Resync, "many changes by others");
+        }
         if let Some(settling) = &mut self.settling {
             settling.retain(|address| self.pending.is_pending(*address));
         }
         if self.resync_at.is_some_and(|at| Instant::now() >= at) {
             self.resync_at = None;
             self.shared.control.want(Purpose::Resync, "interval");
+        }
+        if self.pending.take_orphans() {
+            self.shared.control.want(Purpose::Resync, "records that somebody removed");
         }
         if let Some(session) = self.session.filter(|_| !self.stopping) {
             if Instant::now() >= self.keep_alive_at {
@@ -862,6 +947,16 @@ impl<'a> Mirroring<'a> {
         }
     }
 
+    /// Seconds that the oldest change waits.
+    fn lag(&self) -> u64 {
+        if self.waiting() == 0 {
+            return 0;
+        }
+        // While nothing is sent the changes gather where they cannot be looked at.
+        let oldest = if self.link.is_up() { self.pending.oldest() } else { None };
+        oldest.map_or(self.caught_up.elapsed().as_secs(), |oldest| u64::try_from(now() - oldest).unwrap_or(0))
+    }
+
     /// Tells those who ask how things are.
     fn tell(&self) {
         let state = match self.state() {
@@ -874,7 +969,7 @@ impl<'a> Mirroring<'a> {
             endpoint: self.link.endpoint().to_owned(),
             last_error: self.last_error.clone(),
             unwritten: self.waiting(),
-            lag: if self.waiting() == 0 { 0 } else { self.caught_up.elapsed().as_secs() },
+            lag: self.lag(),
             running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),
             leases: self.presence.leases,
             state,

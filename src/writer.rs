@@ -12,6 +12,9 @@ use crate::lease::{Change, Row};
 use crate::lifetime::{Lifetime, Window};
 use crate::record::{Identifiers, LeaseKeys, Summary};
 
+/// Bytes of an index key, at most: host names have 255, identifiers less.
+const LONGEST_KEY: usize = 8 * 1024;
+
 /// What is remembered of a key that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -175,7 +178,8 @@ impl Writer {
     fn outdated(&self, address: IpAddr, record: Option<&Summary>, wanted: &[String]) -> Vec<String> {
         let Some(record) = record else { return Vec::new() };
         let mut keys = self.index.possible_keys(&record.identifiers, address);
-        keys.retain(|key| !wanted.contains(key));
+        // A value that nobody could have made an index key of: somebody else's record.
+        keys.retain(|key| key.len() <= LONGEST_KEY && !wanted.contains(key));
         keys
     }
 
