@@ -595,6 +595,42 @@ mod tests {
     }
 
     #[test]
+    fn an_address_whose_finding_was_dropped_is_in_one_transaction_at_a_time_too() {
+        let mut pending = pending(0);
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), sync(2));
+        // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
+        assert!(!pending.noticed(v4(0), junk(8)));
+        pending.put(v4(0), change(3));
+        let first = pending.next_batch(0).unwrap();
+        assert_eq!(first.operations().len(), 1);
+        pending.put(v4(0), change(4));
+        assert!(pending.next_batch(0).is_none());
+        pending.landed(first, 9);
+        assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.timestamp, 4);
+        assert!(pending.next_batch(0).is_none());
+    }
+
+    #[test]
+    fn somebody_who_writes_after_a_finding_is_noticed_also_before_its_answer() {
+        let mut pending = pending(0);
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), sync(2));
+        let batch = pending.next_batch(0).unwrap();
+        assert!(pending.noticed(v4(0), junk(9)));
+        assert_eq!(pending.landed(batch, 8), [v4(0)]);
+    }
+
+    #[test]
+    fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces() {
+        let mut pending = pending(1);
+        let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
+        pending.put(v4(0), Box::new(gone));
+        let change = pending.waiting.remove(&v4(0)).unwrap();
+        assert!(matches!(change.row, Row::Gone { owner: Some(_) }), "{change:?}");
+    }
+
+    #[test]
     fn somebody_who_writes_after_us_is_noticed_and_our_own_write_is_not() {
         let mut pending = pending(2);
         let batch = pending.next_batch(0).unwrap();

@@ -175,6 +175,19 @@ struct Finished {
     result: Result<(Member, Answer), Failure>,
 }
 
+/// How far the end is, once the library is unloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It was not ordered.
+    No,
+    /// What is left is written.
+    Flushing,
+    /// Everything is written, the session is being ended.
+    Closing,
+    /// No member took a write after the order: there is no use in trying until the deadline.
+    GivenUp,
+}
+
 /// A watch under way; it ends when this is dropped.
 struct Watch {
     news: mpsc::Receiver<Watched>,
@@ -241,11 +254,7 @@ struct Mirroring<'a> {
     /// Dropped changes up to the last overflow whose end was told.
     overflows_told: i64,
     overflowing: bool,
-    stopping: bool,
-    /// The session is being ended.
-    closing: bool,
-    /// Set when no member took a write after the order to stop: there is no use in trying until the deadline.
-    given_up: bool,
+    ending: Ending,
     /// What Kea's main thread was last woken for.
     counted: [i64; counters::NUMBER],
 }
@@ -297,9 +306,7 @@ impl<'a> Mirroring<'a> {
             caught_up: Instant::now(),
             overflows_told: shared.counters.queue_overflows.get(),
             overflowing: false,
-            stopping: false,
-            closing: false,
-            given_up: false,
+            ending: Ending::No,
             counted: [0; counters::NUMBER],
         }
     }
@@ -314,7 +321,7 @@ impl<'a> Mirroring<'a> {
             let pause = self.compare();
             self.send();
             if let Some(deadline) = &mut deadline {
-                if Instant::now() >= *deadline || self.given_up {
+                if Instant::now() >= *deadline || self.ending == Ending::GivenUp {
                     break;
                 }
                 if self.waiting() == 0 {
@@ -345,7 +352,7 @@ impl<'a> Mirroring<'a> {
                 order = &mut *stopping, if deadline.is_none() => {
                     // A dropped sender is an order to stop at once.
                     deadline = Some(order.unwrap_or_else(|_| Instant::now()));
-                    self.stopping = true;
+                    self.ending = Ending::Flushing;
                     self.link.last_try();
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
@@ -407,7 +414,7 @@ impl<'a> Mirroring<'a> {
     }
 
     fn send(&mut self) {
-        if self.closing {
+        if self.ending == Ending::Closing {
             return;
         }
         if !self.link.is_up() || self.session.is_none() {
@@ -461,7 +468,7 @@ impl<'a> Mirroring<'a> {
     /// Ends the session; false when there is none, or its end is done.
     fn close(&mut self) -> bool {
         if let (Some(session), true) = (self.session.take(), self.link.is_up()) {
-            self.closing = true;
+            self.ending = Ending::Closing;
             self.fly(Request::Close(session), Flight::Close);
         }
         self.flights.values().any(|flight| matches!(flight, Flight::Close))
@@ -646,8 +653,6 @@ impl<'a> Mirroring<'a> {
                     self.suspects.extend(addresses);
                 }
             }
-            // Index keys that etcd does not take back in one transaction; the next comparison tries again.
-            (Failure::Refused(_), Flight::Tidy) => {}
             (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
                 // Revoked, or etcd lost it: granted again with the next attempt.
                 self.granted.clear();
@@ -663,7 +668,8 @@ impl<'a> Mirroring<'a> {
                 }
             }
             (Failure::LeaseGone(_), Flight::KeepAlive | Flight::Present(_)) => self.session_lost(),
-            (Failure::LeaseGone(_), Flight::Close) => {}
+            // Index keys that etcd does not take back in one transaction: the next comparison tries again.
+            (Failure::LeaseGone(_), Flight::Close) | (Failure::Refused(_), Flight::Tidy) => {}
             (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
             (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
             (failure, flight) => {
@@ -709,7 +715,9 @@ impl<'a> Mirroring<'a> {
     fn disconnected(&mut self) {
         self.session = None;
         self.watch = None;
-        self.given_up = self.stopping && self.link.is_down();
+        if self.ending == Ending::Flushing && self.link.is_down() {
+            self.ending = Ending::GivenUp;
+        }
         if let Some(resync) = self.resync.take() {
             self.shared.control.interrupted(resync.purpose, resync.reason);
             // A page that is still read for it is not for the next one.
@@ -776,7 +784,7 @@ impl<'a> Mirroring<'a> {
     /// Does what a comparison under way needs next, or begins one. Returns when it wants to go on.
     fn compare(&mut self) -> Option<Instant> {
         self.observe_suspects();
-        if self.stopping || self.session.is_none() {
+        if self.ending != Ending::No || self.session.is_none() {
             return None;
         }
         if self.resync.is_none() {
@@ -927,7 +935,7 @@ impl<'a> Mirroring<'a> {
         if self.pending.take_orphans() {
             self.shared.control.want(Purpose::Resync, "records that somebody removed");
         }
-        if let Some(session) = self.session.filter(|_| !self.stopping) {
+        if let Some(session) = self.session.filter(|_| self.ending == Ending::No) {
             if Instant::now() >= self.keep_alive_at {
                 self.keep_alive_at = Instant::now() + KEEP_ALIVE;
                 self.fly(Request::KeepAlive(session), Flight::KeepAlive);

@@ -11,6 +11,12 @@ use crate::kea::{Kea, Ports};
 /// How long an answer may take that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What a server says to a REQUEST.
+pub enum Answer {
+    Ack(Ipv4Addr),
+    Nak,
+}
+
 pub struct Client4 {
     socket: UdpSocket,
     server: (Ipv4Addr, u16),
@@ -124,18 +130,21 @@ impl Client4 {
 
     /// Selects what was offered; `None` also without an answer within `patience`.
     pub fn try_request_within(&self, offer: &Message, patience: Duration) -> Option<Ipv4Addr> {
-        self.answer_to_request(offer, patience)?
+        match self.answer_to_request(offer, patience)? {
+            Answer::Ack(address) => Some(address),
+            Answer::Nak => None,
+        }
     }
 
-    /// Selects what was offered; the answer within `patience`, if there is one: the address, or a NAK.
-    pub fn answer_to_request(&self, offer: &Message, patience: Duration) -> Option<Option<Ipv4Addr>> {
+    /// Selects what was offered; the answer within `patience`, if there is one.
+    pub fn answer_to_request(&self, offer: &Message, patience: Duration) -> Option<Answer> {
         let mut request = self.message(MessageType::Request, Ipv4Addr::UNSPECIFIED);
         request.opts_mut().insert(DhcpOption::RequestedIpAddress(offer.yiaddr()));
         request.opts_mut().insert(DhcpOption::ServerIdentifier(self.server.0));
         let answer = self.within(patience, || self.try_ask(&request))?;
         match answer.opts().msg_type() {
-            Some(MessageType::Ack) => Some(Some(answer.yiaddr())),
-            Some(MessageType::Nak) => Some(None),
+            Some(MessageType::Ack) => Some(Answer::Ack(answer.yiaddr())),
+            Some(MessageType::Nak) => Some(Answer::Nak),
             _ => panic!("neither ACK nor NAK: {answer:?}"),
         }
     }

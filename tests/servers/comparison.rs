@@ -32,9 +32,19 @@ fn add(kea: &Kea, count: u32) {
 
 /// Asks for a verification until it ends; what it found.
 pub fn verify(kea: &Kea) -> Value {
+    ask_until_done(kea, &json!({ "command": "etcd-verify" }))
+}
+
+/// Asks for a comparison until it ends; what it found.
+pub fn resync(kea: &Kea) -> Value {
+    ask_until_done(kea, &json!({ "command": "etcd-resync", "arguments": { "wait": true } }))
+}
+
+/// A comparison that takes longer than a command waits is told to the same command, given again.
+fn ask_until_done(kea: &Kea, command: &Value) -> Value {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
-        let answer = kea.command(&json!({ "command": "etcd-verify" }));
+        let answer = kea.command(command);
         if answer["result"] == 0 {
             return answer["arguments"].clone();
         }
@@ -254,6 +264,21 @@ fn keys_that_are_no_records_stay_and_do_no_harm() {
 }
 
 #[test]
+fn values_that_are_more_than_can_be_read_at_once_are_replaced_one_by_one() {
+    let etcd = Etcd::start();
+    let wanted = Wanted::new(Family::V4, &etcd.url());
+    let mut kea = Kea::start_without_library(&wanted);
+    add(&kea, 40);
+    let megabyte = "x".repeat(1_000_000);
+    for n in 0..40 {
+        assert!(etcd.put_from_stdin(&format!("{LEASES}10.0.1.{n}"), &megabyte));
+    }
+    kea.add_library();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 40);
+    assert_verified(&kea);
+}
+
+#[test]
 fn a_comparison_copes_with_a_revision_that_is_compacted_meanwhile() {
     let etcd = Etcd::start();
     let kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
@@ -270,6 +295,6 @@ fn a_comparison_copes_with_a_revision_that_is_compacted_meanwhile() {
             assert_verified(&kea);
         }
     });
-    kea.ask("etcd-resync", &json!({ "wait": true }));
+    resync(&kea);
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 3000);
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client4::Client4;
 use crate::client6::{Client6, addresses, ia_na, ia_pd};
-use crate::comparison::verify;
+use crate::comparison::{resync, verify};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
@@ -298,7 +298,7 @@ fn a_comparison_puts_the_index_right() {
     assert_eq!(found["different-addresses"], json!([taken[2].to_string()]));
     assert_eq!(index(&etcd).len(), right.len() + 3, "a verification changes nothing");
 
-    kea.ask("etcd-resync", &json!({ "wait": true }));
+    resync(&kea);
     etcd.wait("what was missing, and no orphans", |etcd| index(etcd).len() == right.len() + others.len());
     for other in &others {
         assert_eq!(etcd.ctl(&["del", other]).trim(), "1", "{other} stays");
@@ -336,4 +336,20 @@ fn records_that_others_change_keep_their_index() {
     assert_mirrored(&kea, &etcd);
     assert_eq!(index(&etcd), right);
     assert_indexed(&etcd);
+}
+
+#[test]
+fn what_a_comparison_finds_is_written_once() {
+    let etcd = Etcd::start();
+    let wanted = Wanted::new(Family::V4, &etcd.url()).parameter("index", json!(["hw-address"]));
+    let mut kea = Kea::start_without_library(&wanted);
+    for n in 0..200 {
+        let lease = json!({ "ip-address": format!("10.0.1.{n}"), "hw-address": "0a:00:00:00:00:01", "subnet-id": 7 });
+        kea.ask("lease4-add", &lease);
+    }
+    kea.add_library();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 200);
+    // The events of our own writes come back over the watch: they are no news.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(kea.statistic("etcd-writes"), 200);
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::client4::Client4;
+use crate::client4::{Answer, Client4};
 use crate::kea::Ports;
 
 /// What a client last saw of an address.
@@ -77,8 +77,8 @@ pub fn keep_busy(server: Ports, relay: u8, seed: u64, journal: &Journal, stop: &
                 let (sent, asked_at) = (Instant::now(), now());
                 match client.answer_to_request(&offer, PATIENCE) {
                     None => journal.unanswered.lock().unwrap().push(sent),
-                    Some(None) => {}
-                    Some(Some(address)) => {
+                    Some(Answer::Nak) => {}
+                    Some(Answer::Ack(address)) => {
                         journal.note(&client, address, asked_at, true);
                         held.retain(|(client, _)| *client != number);
                         held.push((number, address));

@@ -201,12 +201,12 @@ impl Kea {
         let mut file = config.clone();
         change(&mut file);
         fs::write(dir.path().join("kea.conf"), serde_json::to_string_pretty(&file).unwrap()).unwrap();
-        let child = Self::run(host, wanted.family, &wanted.under, dir.path(), &ports);
+        let child = Self::run(host, wanted.family, &wanted.under, dir.path(), ports);
         let (port, client_port) = (ports.server.unwrap_or(0), ports.client.unwrap_or(0));
         Self { family: wanted.family, child, dir, ports, port, client_port, config }
     }
 
-    fn run(host: &str, family: Family, under: &[String], dir: &Path, ports: &Ports) -> Child {
+    fn run(host: &str, family: Family, under: &[String], dir: &Path, ports: Ports) -> Child {
         let mut program = under.to_vec();
         program.push(service(family).0.into());
         let mut kea = command(&program[0], host);
@@ -333,7 +333,7 @@ impl Kea {
     /// Starts again what was ended, on the same lease file.
     pub fn restart(&mut self) {
         let starts = self.log().matches("_STARTED ").count();
-        self.child = Self::run("", self.family, &[], self.dir.path(), &self.ports);
+        self.child = Self::run("", self.family, &[], self.dir.path(), self.ports);
         self.wait_log("_STARTED ", starts + 1);
     }
 

@@ -32,14 +32,13 @@ pub fn difference(servers: &[&Kea], records: &BTreeMap<String, Value>) -> Option
         servers.iter().flat_map(|kea| kea.leases().into_iter().map(|lease| expected(kea, &lease))).collect();
     let held: BTreeMap<String, Value> =
         records.iter().map(|(address, record)| (address.clone(), comparable(record))).collect();
-    let mut text = String::new();
-    for address in leases.keys().chain(held.keys().filter(|address| !leases.contains_key(*address))) {
-        let (lease, record) = (leases.get(address), held.get(address));
-        if lease != record {
-            text += &format!("{address}: Kea holds {lease:?}, etcd {record:?}\n");
-        }
-    }
-    (!text.is_empty()).then_some(text)
+    let addresses = leases.keys().chain(held.keys().filter(|address| !leases.contains_key(*address)));
+    let lines: Vec<String> = addresses
+        .map(|address| (address, leases.get(address), held.get(address)))
+        .filter(|(_, lease, record)| lease != record)
+        .map(|(address, lease, record)| format!("{address}: Kea holds {lease:?}, etcd {record:?}"))
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// What readers with `grep` rely on.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client4::Client4;
-use crate::comparison::verify;
+use crate::comparison::{resync, verify};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
@@ -69,7 +69,7 @@ fn status_resync_and_verify_tell_what_is_found() {
     assert_mirrored(&kea, &etcd);
     kea.wait_statistic("etcd-resyncs", 1);
 
-    let done = kea.ask("etcd-resync", &json!({ "wait": true }));
+    let done = resync(&kea);
     assert_eq!((&done["missing"], &done["leases"]), (&json!(0), &json!(1)), "{done}");
     kea.wait_statistic("etcd-resyncs", 2);
 

@@ -18,6 +18,23 @@ fn an_infinite_lease_has_no_end() {
     assert!(records[&address].get("expires_at").is_none());
 }
 
+/// Kea's commands take any number for the end of a lease, milliseconds by mistake for one.
+#[test]
+fn a_lease_that_ends_in_fifty_thousand_years_keeps_no_other_out() {
+    let etcd = Etcd::start();
+    let kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
+    for (number, end) in [(1, 1_760_000_000_000_u64), (2, 1 << 38), (3, 9_000_000_000), (4, i64::MAX as u64)] {
+        let lease = json!({
+            "ip-address": format!("10.0.1.{number}"), "hw-address": "0a:00:00:00:00:01", "subnet-id": 7, "expire": end,
+        });
+        kea.command(&json!({ "command": "lease4-add", "arguments": lease }));
+    }
+    let held = kea.leases().len();
+    assert!(held >= 3, "Kea took {held} of them");
+    Client4::new(&kea, 1, 1).take();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), held + 1);
+}
+
 #[test]
 fn host_names_of_any_bytes_make_valid_records() {
     let etcd = Etcd::start();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::comparison::verify;
+use crate::comparison::{resync, verify};
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
 use crate::tcp_link::{Mode, TcpLink};
@@ -115,7 +115,7 @@ fn partners_that_hold_the_same_lease_do_not_write_over_each_other_for_ever() {
     let written = a.statistic("etcd-writes") + b.statistic("etcd-writes");
     for kea in [&a, &b] {
         assert_clean(kea);
-        kea.ask("etcd-resync", &json!({ "wait": true }));
+        resync(kea);
     }
     sleep(Duration::from_millis(2500));
     let later = a.statistic("etcd-writes") + b.statistic("etcd-writes");
@@ -126,6 +126,33 @@ fn partners_that_hold_the_same_lease_do_not_write_over_each_other_for_ever() {
     wait_record(&etcd, |record| record.is_none());
     sleep(Duration::from_millis(1500));
     wait_record(&etcd, |record| record.is_none());
+}
+
+#[test]
+fn a_name_that_two_servers_share_is_told_and_does_not_flood() {
+    let etcd = Etcd::start();
+    let start = || {
+        let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
+        kea.ask("lease4-add", &lease(1, now()));
+        kea.wait_log("ETCD_RESYNC", 1);
+        kea
+    };
+    let (mut first, second) = (start(), start());
+    let until = Instant::now() + Duration::from_secs(30);
+    let told = |kea: &Kea| kea.log().contains("ETCD_NAME_TAKEN");
+    while !told(&first) && !told(&second) {
+        assert!(Instant::now() < until, "{}", first.log());
+        first.ask("lease4-update", &lease(1, now()));
+        second.ask("lease4-update", &lease(1, now()));
+        sleep(Duration::from_millis(50));
+    }
+    sleep(Duration::from_secs(2));
+    for kea in [&first, &second] {
+        assert!(kea.log().matches("ETCD_NAME_TAKEN").count() <= 1, "{}", kea.log());
+        // Each takes the session back a few times in these seconds, not hundreds of times.
+        assert!(kea.log().matches("ETCD_CONNECTED").count() < 40, "{}", kea.log());
+    }
+    first.assert_alive();
 }
 
 #[test]
