@@ -1,0 +1,139 @@
+//! Comparisons, and suspects: addresses whose key is observed and whose lease is read after that.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::mirroring::{Ending, Flight, Mirroring};
+use crate::comparison::Comparison;
+use crate::control::{Done, Purpose};
+use crate::etcd::Request;
+use crate::lease::{Lease, now};
+use crate::messages;
+use crate::pending::MAX_OPERATIONS;
+use crate::readings::PAGE;
+use crate::resync::{Need, Resync};
+
+/// After a failed or finished comparison, the next one waits at least as long.
+pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
+
+impl Mirroring<'_> {
+    /// Does what a comparison under way needs next, or begins one. Returns when it wants to go on.
+    pub(super) fn compare(&mut self) -> Option<Instant> {
+        self.observe_suspects();
+        if self.ending != Ending::No || self.session.is_none() {
+            return None;
+        }
+        if self.resync.is_none() {
+            let early = Instant::now() < self.resync_not_before;
+            let Some(wanted) = self.shared.control.next(early) else { return early.then_some(self.resync_not_before) };
+            let writer = self.pending.writer().clone();
+            let bases = (writer.keys.base().to_owned(), writer.index.base().to_owned());
+            let comparison = Comparison::new(writer, self.shared.family, now(), self.pending.addresses());
+            let bases = (bases.0.as_str(), bases.1.as_str());
+            // The number of the next request was never given to a comparison before.
+            let (number, limit) = (self.next_number, self.page_limit);
+            self.resync = Some(Resync::new(number, wanted, comparison, self.shared.family, bases, limit, now()));
+            self.settling = None;
+            self.tell();
+            self.present();
+        }
+        if let Some(page) =
+            self.resync.as_ref().and_then(Resync::page).and_then(|after| self.shared.readings.take_page(after))
+        {
+            self.page_read(page);
+        }
+        // What was found is written before more is looked for, so that it never fills the queue.
+        let busy = !self.suspects.is_empty() || self.waiting() > self.config().queue_size / 2;
+        let resync = self.resync.as_mut()?;
+        match resync.next(busy) {
+            Need::Keys(request) => {
+                let number = resync.number;
+                self.fly(request, Flight::Keys(number));
+            }
+            Need::Leases(after) => {
+                self.shared.readings.want_page(after);
+                (self.wake)();
+            }
+            Need::Pause(until) => return until,
+            Need::Nothing => {
+                let is_empty = self.pending.is_empty();
+                let settled = self.settling.as_ref().is_some_and(|settling| is_empty || settling.is_empty());
+                if settled || resync.purpose == Purpose::Verify {
+                    self.compared();
+                }
+            }
+        }
+        None
+    }
+
+    fn page_read(&mut self, page: Result<Vec<Lease>, String>) {
+        let Some(resync) = &mut self.resync else { return };
+        match page {
+            Ok(leases) => {
+                let suspects = resync.leases(&leases);
+                if resync.purpose == Purpose::Resync {
+                    self.suspects.extend(suspects);
+                }
+            }
+            Err(reason) => {
+                error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
+                let (purpose, why) = (resync.purpose, resync.reason);
+                self.resync = None;
+                self.resync_not_before = Instant::now() + 5 * BETWEEN_RESYNCS;
+                self.shared.control.interrupted(purpose, why);
+            }
+        }
+    }
+
+    /// A comparison is done.
+    fn compared(&mut self) {
+        let Some(resync) = self.resync.take() else { return };
+        let (took, findings) = (resync.started.elapsed(), resync.findings);
+        self.resync_not_before = Instant::now() + took.max(BETWEEN_RESYNCS);
+        if resync.purpose == Purpose::Resync {
+            self.shared.counters.resyncs.add(1);
+            self.presence.leases = findings.leases;
+            self.presence.synced_at = Some(now());
+            self.resync_at = self.config().resync_interval.map(|interval| Instant::now() + interval);
+            info!(
+                target: messages::RESYNC,
+                "compared {} leases with {} records ({}): {} missing, {} different, {} extra; {} foreign keys; took {} ms",
+                findings.leases, findings.records, resync.reason, findings.missing.count, findings.different.count,
+                findings.extra.count, findings.foreign, took.as_millis()
+            );
+        }
+        self.shared.control.finished(resync.purpose, Done { at: now(), took, reason: resync.reason, findings });
+        self.present();
+        self.tell();
+    }
+
+    pub(super) fn tidy(&mut self, orphans: &[(Vec<u8>, i64)]) {
+        let Some(session) = self.session else { return };
+        // Few enough that even long keys fit into a transaction.
+        for some in orphans.chunks(MAX_OPERATIONS / 2) {
+            self.fly(Request::tidy(some, &self.presence_key, session), Flight::Tidy);
+        }
+    }
+
+    /// Has the keys of suspects read, and then their leases: as many as a transaction and a turn of the main loop take,
+    /// and the queue has room for.
+    fn observe_suspects(&mut self) {
+        if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
+            return;
+        }
+        let room = self.config().queue_size.saturating_sub(self.waiting());
+        let some = self.suspects.len().min(room).min(PAGE).min(self.look_limit);
+        if some > 0 {
+            let addresses: Vec<IpAddr> = std::iter::from_fn(|| self.suspects.pop_first()).take(some).collect();
+            let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
+            self.fly(request, Flight::Observe(addresses));
+        }
+    }
+
+    pub(super) fn is_reading_suspects(&self) -> bool {
+        self.shared.readings.waiting() > 0 || self.flights.values().any(|flight| matches!(flight, Flight::Observe(_)))
+    }
+}

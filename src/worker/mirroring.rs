@@ -1,0 +1,578 @@
+//! The thread's state and its loop: what is taken, what is sent, what becomes of the answers.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error};
+
+use super::session::{KEEP_ALIVE, SESSION_MASK};
+use super::watching::{Watch, next_news};
+use super::{CLOSING, Shared, TICK};
+use crate::config::Config;
+use crate::control::Purpose;
+use crate::counters;
+use crate::etcd::{Answer, Failure, Member, Request};
+use crate::handover::{Changes, Handover};
+use crate::history::History;
+use crate::index::Index;
+use crate::lease::now;
+use crate::lifetime::{Lifetime, Window};
+use crate::link::Link;
+use crate::messages;
+use crate::pending::{Batch, MAX_OPERATIONS, Pending};
+use crate::presence::{self, Presence};
+use crate::record::LeaseKeys;
+use crate::resync::{self, Resync};
+use crate::writer::{Action, Writer};
+
+/// Transactions under way at a time; measured with 128 operations each, more bring nothing (one member, two cores).
+const WINDOW: usize = 4;
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) enum Flight {
+    /// The session begins, under this choice of a member, with this presence.
+    Open(u64, Presence),
+    /// The session's etcd lease is renewed.
+    KeepAlive,
+    /// The presence key is written anew.
+    Present(Presence),
+    /// The session ends.
+    Close,
+    /// A batch is written or read; with the etcd leases that were granted for it.
+    Batch(Batch, Vec<i64>),
+    /// The keys of suspects are read, before their leases are.
+    Observe(Vec<IpAddr>),
+    /// A page of keys is read for the comparison of this number.
+    Keys(u64),
+    /// Index keys that belong to no record are removed.
+    Tidy,
+}
+
+/// A finished request.
+struct Finished {
+    number: u64,
+    /// The session that it was sent in.
+    session: Option<i64>,
+    /// Which choice of a member it was sent under.
+    choice: u64,
+    result: Result<(Member, Answer), Failure>,
+}
+
+/// How far the end is, once the library is unloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was not ordered.
+    No,
+    /// What is left is written.
+    Flushing,
+    /// Everything is written, the session is being ended.
+    Closing,
+    /// No member took a write after the order: there is no use in trying until the deadline.
+    GivenUp,
+}
+
+/// The thread's state.
+pub(super) struct Mirroring<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) wake: &'a dyn Fn(),
+    pub(super) pending: Pending,
+    pub(super) spare: Changes,
+    pub(super) link: Link<'a>,
+    requests: JoinSet<Finished>,
+    pub(super) flights: HashMap<u64, Flight>,
+    pub(super) next_number: u64,
+
+    pub(super) presence_key: String,
+    pub(super) presence: Presence,
+    /// What the presence key holds.
+    pub(super) presented: Option<Presence>,
+    /// Begins the ids of this worker's sessions, and how many there were.
+    pub(super) instance: i64,
+    pub(super) sessions: i64,
+    /// Whether another server has the same name.
+    pub(super) name_taken: bool,
+    /// The session's etcd lease.
+    pub(super) session: Option<i64>,
+    pub(super) keep_alive_at: Instant,
+    pub(super) history: History,
+    /// Etcd leases of windows that are known to exist.
+    pub(super) granted: HashSet<i64>,
+
+    pub(super) watch: Option<Watch>,
+    /// Changes by others are known up to this revision.
+    pub(super) watched_to: i64,
+    /// Revisions of our own transactions that the watch has yet to tell.
+    pub(super) own: BTreeSet<i64>,
+    /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
+    pub(super) noticed: HashSet<IpAddr>,
+    /// Addresses whose record and lease are to be read again, first the one and then the other.
+    pub(super) suspects: BTreeSet<IpAddr>,
+    /// How many keys of suspects are read at once, at most.
+    pub(super) look_limit: usize,
+    /// How many keys a comparison reads at once, at first.
+    pub(super) page_limit: i64,
+
+    pub(super) resync: Option<Resync>,
+    /// Addresses that were unsettled when everything that the comparison found was queued; those that still are.
+    pub(super) settling: Option<HashSet<IpAddr>>,
+    pub(super) resync_not_before: Instant,
+    /// When the next comparison is due without a cause.
+    pub(super) resync_at: Option<Instant>,
+
+    pub(super) last_error: Option<(String, i64)>,
+    /// When nothing waited last.
+    pub(super) caught_up: Instant,
+    /// Dropped changes up to the last overflow whose end was told.
+    pub(super) overflows_told: i64,
+    pub(super) overflowing: bool,
+    pub(super) ending: Ending,
+    /// What Kea's main thread was last woken for.
+    pub(super) counted: [i64; counters::NUMBER],
+}
+
+impl<'a> Mirroring<'a> {
+    pub(super) fn new(shared: &'a Shared, wake: &'a dyn Fn()) -> Self {
+        let config = &shared.config;
+        let (prefix, server, family) = (&config.prefix, &config.server_name, shared.family.name());
+        let writer = Writer {
+            server: server.clone(),
+            keys: LeaseKeys::new(prefix),
+            index: Index::new(prefix, &config.index),
+            lifetime: config.expire_keys.then(|| Lifetime::new(prefix, server, family, config.expire_grace)),
+            grace: config.expire_grace,
+        };
+        shared.control.want(Purpose::Resync, "start");
+        Self {
+            shared,
+            wake,
+            pending: Pending::new(writer),
+            spare: Handover::room(config.queue_size),
+            link: Link::new(&config.endpoints),
+            requests: JoinSet::new(),
+            flights: HashMap::new(),
+            next_number: 0,
+            presence_key: presence::key(prefix, server, family),
+            presence: Presence::new(shared.kea_version.clone(), shared.started_at),
+            presented: None,
+            // The upper half of a positive number, at random.
+            instance: i64::try_from(RandomState::new().build_hasher().finish() >> 1).unwrap_or(0) & !SESSION_MASK,
+            sessions: 0,
+            name_taken: false,
+            session: None,
+            keep_alive_at: Instant::now(),
+            history: History::default(),
+            granted: HashSet::new(),
+            watch: None,
+            watched_to: 0,
+            own: BTreeSet::new(),
+            noticed: HashSet::new(),
+            suspects: BTreeSet::new(),
+            look_limit: MAX_OPERATIONS,
+            page_limit: resync::KEYS,
+            resync: None,
+            settling: None,
+            resync_not_before: Instant::now(),
+            resync_at: config.resync_interval.map(|interval| Instant::now() + interval),
+            last_error: None,
+            caught_up: Instant::now(),
+            overflows_told: shared.counters.queue_overflows.get(),
+            overflowing: false,
+            ending: Ending::No,
+            counted: [0; counters::NUMBER],
+        }
+    }
+
+    pub(super) async fn run(mut self, stopping: &mut oneshot::Receiver<Instant>) -> Changes {
+        let shared = self.shared;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deadline = None;
+        loop {
+            self.receive();
+            let pause = self.compare();
+            self.send();
+            if let Some(deadline) = &mut deadline {
+                if Instant::now() >= *deadline || self.ending == Ending::GivenUp {
+                    break;
+                }
+                if self.waiting() == 0 {
+                    if !self.close() {
+                        break;
+                    }
+                    *deadline = (*deadline).min(Instant::now() + CLOSING);
+                }
+            }
+            // What needed no request made room: there may be more.
+            if self.has_room() && !shared.handover.arm() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let retry = self.link.retry_at();
+            tokio::select! {
+                Some(finished) = self.requests.join_next() => match finished {
+                    Ok(finished) => self.finish(finished),
+                    // Only a panic in the request ends here; the thread starts anew.
+                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                },
+                () = shared.handover.wait() => {}
+                () = shared.readings.arrived() => {}
+                () = shared.control.asked() => {}
+                Some(news) = next_news(&mut self.watch) => self.hear(news),
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.link.retry(),
+                order = &mut *stopping, if deadline.is_none() => {
+                    // A dropped sender is an order to stop at once.
+                    deadline = Some(order.unwrap_or_else(|_| Instant::now()));
+                    self.ending = Ending::Flushing;
+                    self.link.last_try();
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                _ = tick.tick() => self.tick(),
+            }
+        }
+        self.requests.abort_all();
+        let batches = std::mem::take(&mut self.flights).into_values().filter_map(|flight| match flight {
+            Flight::Batch(batch, _) => Some(batch),
+            _ => None,
+        });
+        let mut unwritten = self.pending.into_changes(batches.collect::<Vec<_>>());
+        // Newer than what was taken before.
+        unwritten.extend(shared.handover.take(Changes::new()));
+        unwritten
+    }
+
+    pub(super) fn config(&self) -> &'a Config {
+        &self.shared.config
+    }
+
+    /// How many addresses wait, wherever they are.
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.handover.waiting()
+    }
+
+    /// Whether another batch may be sent now.
+    fn has_room(&self) -> bool {
+        let batches = self.flights.values().filter(|flight| matches!(flight, Flight::Batch(..))).count();
+        self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none() && batches < WINDOW
+    }
+
+    /// Takes what the packet threads put in, unless nothing could be sent anyway: then it gathers where it is, and no
+    /// packet thread has to wake this one.
+    fn receive(&mut self) {
+        let handover = &self.shared.handover;
+        // Before anything is taken: what was read is in the hand-over then.
+        let all_read = self.suspects.is_empty()
+            && self.resync.as_ref().is_some_and(Resync::is_judged)
+            && !self.is_reading_suspects();
+        if self.has_room() {
+            let mut taken = handover.take(std::mem::take(&mut self.spare));
+            if let Some(resync) = &mut self.resync {
+                for address in taken.keys() {
+                    resync.touch(*address);
+                }
+            }
+            let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
+            self.shared.counters.queue_overflows.add(dropped);
+            self.spare = taken;
+            if all_read && self.settling.is_none() {
+                self.settling = Some(self.pending.addresses().collect());
+            }
+        }
+        handover.set_taken(self.pending.len());
+        if self.waiting() == 0 {
+            self.caught_up = Instant::now();
+        }
+    }
+
+    fn send(&mut self) {
+        if self.ending == Ending::Closing {
+            return;
+        }
+        if !self.link.is_up() || self.session.is_none() {
+            let choice = self.link.choice();
+            let opening = self.flights.values().any(|flight| matches!(flight, Flight::Open(of, _) if *of == choice));
+            if !opening && self.link.retry_at().is_none() {
+                self.presence.state = self.state();
+                let request = Request::Open {
+                    presence: self.presence_key.clone(),
+                    value: self.presence.json(),
+                    lease: self.new_lease(),
+                    landmarks: self.history.landmarks(),
+                };
+                self.fly(request, Flight::Open(choice, self.presence.clone()));
+            }
+            return;
+        }
+        let Some(session) = self.session else { return };
+        while self.has_room() {
+            let Some(batch) = self.pending.next_batch(now()) else { break };
+            let writer = self.pending.writer();
+            if batch.only_looks() {
+                let request = Request::look(batch.addresses(), writer, &self.presence_key);
+                self.fly(request, Flight::Batch(batch, Vec::new()));
+            } else {
+                let granted = |window: Window| self.granted.contains(&window.id);
+                let request = Request::write(&batch, writer, &self.presence_key, session, granted, now());
+                let windows = match &request {
+                    Request::Write(_, windows) => windows.iter().map(|(window, _)| window.id).collect(),
+                    _ => Vec::new(),
+                };
+                self.fly(request, Flight::Batch(batch, windows));
+            }
+        }
+        // Some may need no write.
+        self.shared.handover.set_taken(self.pending.len());
+    }
+
+    pub(super) fn fly(&mut self, request: Request, flight: Flight) {
+        let (number, choice, member) = (self.next_number, self.link.choice(), self.link.member());
+        let (endpoint, session) = (self.link.endpoint().to_owned(), self.session);
+        let (connect_timeout, request_timeout) = (self.config().connect_timeout, self.config().request_timeout);
+        self.next_number += 1;
+        self.flights.insert(number, flight);
+        self.requests.spawn(async move {
+            let result = request.send(member, &endpoint, connect_timeout, request_timeout).await;
+            Finished { number, session, choice, result }
+        });
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let Some(flight) = self.flights.remove(&finished.number) else { return };
+        match finished.result {
+            Ok((member, answer)) => {
+                self.link.answered(finished.choice, member);
+                // The watch shows that the connection did not change since the session began.
+                let same_history = finished.session == self.session && self.watch.is_some();
+                self.answered(flight, answer, finished.choice, same_history);
+            }
+            Err(failure) => {
+                self.shared.counters.errors.add(1);
+                self.failed(flight, failure, finished.choice);
+            }
+        }
+    }
+
+    fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_history: bool) {
+        match (flight, answer) {
+            (Flight::Open(_, presence), Answer::Opened(opened)) => {
+                if choice == self.link.choice() {
+                    self.opened(&opened, presence);
+                }
+            }
+            (Flight::KeepAlive, Answer::KeptAlive(true)) => self.link.worked(),
+            (Flight::Close, _) => {}
+            (Flight::Present(presence), Answer::Landed { revision }) => {
+                self.presented = Some(presence);
+                if same_history {
+                    self.history.presented(&self.presence_key, revision);
+                } else {
+                    self.history.doubt();
+                }
+            }
+            (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
+                self.granted.extend(granted);
+                self.link.worked();
+                self.landed(batch, revision, same_history);
+            }
+            (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
+                self.granted.extend(granted);
+                let conflicts = self.pending.seen(batch, found);
+                self.shared.counters.conflicts.add(conflicts);
+                if conflicts > 0 {
+                    debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
+                }
+                if self.session.is_some_and(|ours| ours != session) {
+                    self.session_lost();
+                }
+            }
+            (Flight::Observe(addresses), Answer::Seen { found, .. }) => {
+                self.look_limit = (self.look_limit * 2).min(MAX_OPERATIONS);
+                let observed = addresses.into_iter().zip(found);
+                let to_read =
+                    observed.filter_map(|(address, found)| self.pending.observe(address, found).then_some(address));
+                self.shared.readings.want_addresses(to_read);
+                (self.wake)();
+            }
+            (Flight::Keys(number), Answer::Page(page)) => {
+                if self.watched_to == 0 {
+                    self.watched_to = page.revision;
+                    self.start_watch();
+                }
+                let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
+                let orphans = resync.keys(&page);
+                self.page_limit = resync.limit;
+                if resync.purpose == Purpose::Resync {
+                    self.tidy(&orphans);
+                }
+            }
+            (Flight::Tidy, Answer::Landed { revision }) => {
+                if same_history {
+                    self.history.removed(revision);
+                } else {
+                    self.history.doubt();
+                }
+            }
+            // One of them was written anew meanwhile.
+            (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
+            (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
+            (flight, answer) => error!(target: messages::BUG, "{flight:?} was answered with {answer:?}"),
+        }
+    }
+
+    fn landed(&mut self, batch: Batch, revision: i64, same_history: bool) {
+        let counters = &self.shared.counters;
+        let (mut written, mut changed) = (None, false);
+        for operation in batch.operations() {
+            let Some(write) = &operation.write else { continue };
+            changed |= write.action != Action::Keep;
+            match write.action {
+                Action::Put(_) | Action::Move(_) => {
+                    counters.writes.add(1);
+                    written = Some(operation.address);
+                    self.presence.leases += usize::from(write.revision == 0);
+                    debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
+                }
+                Action::Remove => {
+                    counters.deletes.add(1);
+                    self.presence.leases = self.presence.leases.saturating_sub(1);
+                    debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
+                }
+                Action::Keep => {}
+            }
+        }
+        match written {
+            _ if !same_history => self.history.doubt(),
+            Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
+            None => self.history.removed(revision),
+        }
+        // Without a change the revision may be that of somebody else's, which is to be noticed.
+        if changed {
+            if let Some(settling) = &mut self.settling {
+                for address in batch.addresses() {
+                    settling.remove(&address);
+                }
+            }
+            self.own.insert(revision);
+        }
+        let overtaken = self.pending.landed(batch, revision);
+        self.noticed.extend(overtaken);
+    }
+
+    fn failed(&mut self, flight: Flight, failure: Failure, choice: u64) {
+        let (Failure::NoAnswer(reason)
+        | Failure::NoSpace(reason)
+        | Failure::Denied(reason)
+        | Failure::Refused(reason)
+        | Failure::LeaseGone(reason)
+        | Failure::Compacted(reason)) = &failure;
+        let reason = reason.clone();
+        self.last_error = Some((reason.clone(), now()));
+        match (failure, flight) {
+            (Failure::Refused(_), Flight::Batch(batch, _)) => {
+                if let Some(operation) = self.pending.refused(batch) {
+                    error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
+                }
+            }
+            (Failure::Refused(_), Flight::Observe(addresses)) => {
+                // What the keys hold is more than the client takes at once.
+                if let [address] = addresses[..] {
+                    error!(target: messages::RECORD_REFUSED, "the record of {address} is left as it is: {reason}");
+                } else {
+                    self.look_limit = (addresses.len() / 8).max(1);
+                    self.suspects.extend(addresses);
+                }
+            }
+            (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
+                // Revoked, or etcd lost it: granted again with the next attempt.
+                self.granted.clear();
+                self.pending.failed(batch);
+                self.link.pause();
+            }
+            // Of a comparison that was given up.
+            (_, Flight::Keys(number)) if self.resync.as_ref().is_none_or(|resync| resync.number != number) => {}
+            (Failure::Refused(_), Flight::Keys(_)) if self.resync.as_mut().is_some_and(Resync::too_much) => {}
+            (Failure::Compacted(_), Flight::Keys(_)) => {
+                if let Some(resync) = &mut self.resync {
+                    resync.compacted();
+                }
+            }
+            (Failure::LeaseGone(_), Flight::KeepAlive | Flight::Present(_)) => self.session_lost(),
+            // Index keys that etcd does not take back in one transaction: the next comparison tries again.
+            (Failure::LeaseGone(_), Flight::Close) | (Failure::Refused(_), Flight::Tidy) => {}
+            (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
+            (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
+            (failure, flight) => {
+                if matches!((&failure, &flight), (Failure::NoAnswer(_), Flight::Keys(_))) {
+                    // Perhaps it was more than could be sent in time.
+                    self.page_limit = (self.page_limit / 8).max(1);
+                }
+                self.give_back(flight);
+                // Others of the same choice fail with it; the first one moved on already.
+                if choice == self.link.choice() {
+                    self.link.leave(&reason);
+                    self.disconnected();
+                }
+            }
+        }
+    }
+
+    /// What a request was about is to be tried again.
+    fn give_back(&mut self, flight: Flight) {
+        match flight {
+            Flight::Batch(batch, _) => self.pending.failed(batch),
+            Flight::Observe(addresses) => self.suspects.extend(addresses),
+            _ => {}
+        }
+    }
+
+    /// etcd answers but takes no writes: everything waits for an operator.
+    fn hold(&mut self, flight: Flight, message: &'static str, reason: &str) {
+        self.give_back(flight);
+        self.link.hold(message, &self.config().prefix, reason);
+        self.disconnected();
+    }
+
+    fn tick(&mut self) {
+        self.tell_overflows();
+        self.noticed.extend(self.pending.take_again());
+        if self.suspects.len() < self.config().queue_size {
+            self.suspects.extend(self.noticed.drain());
+        } else if !self.noticed.is_empty() {
+            self.noticed.clear();
+            self.shared.control.want(Purpose::Resync, "many changes by others");
+        }
+        if let Some(settling) = &mut self.settling {
+            settling.retain(|address| self.pending.is_pending(*address));
+        }
+        if self.resync_at.is_some_and(|at| Instant::now() >= at) {
+            self.resync_at = None;
+            self.shared.control.want(Purpose::Resync, "interval");
+        }
+        if self.pending.take_orphans() {
+            self.shared.control.want(Purpose::Resync, "records that somebody removed");
+        }
+        if let Some(session) = self.session.filter(|_| self.ending == Ending::No) {
+            if Instant::now() >= self.keep_alive_at {
+                self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+                self.fly(Request::KeepAlive(session), Flight::KeepAlive);
+                self.present();
+            }
+            if self.watch.is_none() && self.watched_to != 0 {
+                self.start_watch();
+            }
+        }
+        let now = now();
+        self.granted.retain(|id| Lifetime::end(*id) > now);
+        self.tell();
+        self.shared.counters.pending.set(self.waiting());
+        let counted = self.shared.counters.all().map(|(_, count)| count);
+        if std::mem::replace(&mut self.counted, counted) != counted || self.shared.readings.waiting() > 0 {
+            (self.wake)();
+        }
+    }
+}

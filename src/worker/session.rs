@@ -1,0 +1,103 @@
+//! The session: its etcd lease, the presence key on it, its begin and its end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::comparing::BETWEEN_RESYNCS;
+use super::mirroring::{Ending, Flight, Mirroring};
+use crate::control::Purpose;
+use crate::etcd::{Opened, Request};
+use crate::messages;
+use crate::presence::{Presence, State};
+
+/// How often the session's etcd lease is renewed: a third of its time.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a server whose session was taken over waits before it takes it back.
+const NAME_PAUSE: Duration = Duration::from_secs(5);
+/// The lower half of a session's id counts a worker's sessions.
+pub(super) const SESSION_MASK: i64 = 0xffff_ffff;
+
+impl Mirroring<'_> {
+    /// An id for a session's etcd lease, that tells it from those of others.
+    pub(super) fn new_lease(&mut self) -> i64 {
+        self.sessions += 1;
+        self.instance | self.sessions
+    }
+
+    pub(super) fn opened(&mut self, opened: &Opened, presence: Presence) {
+        // After a start it is the one that we were before.
+        let is_ours = opened.before & !SESSION_MASK == self.instance;
+        let taken = self.presented.is_some() && opened.before != 0 && !is_ours;
+        if taken && !self.name_taken {
+            warn!(target: messages::NAME_TAKEN, "another server writes {}: give each its own server-name", self.presence_key);
+        }
+        self.name_taken = taken;
+        let goes_on = self.history.goes_on(opened, &self.presence_key);
+        self.link.came_up(self.waiting());
+        self.session = Some(opened.lease);
+        self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+        self.presented = Some(presence);
+        if !goes_on {
+            info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
+            self.pending.forget();
+            self.granted.clear();
+            self.own.clear();
+            self.shared.control.want(Purpose::Resync, "etcd's history");
+        }
+        if !goes_on || self.watched_to == 0 {
+            self.watched_to = opened.revision;
+        }
+        self.start_watch();
+    }
+
+    /// Ends the session; false when there is none, or its end is done.
+    pub(super) fn close(&mut self) -> bool {
+        if let (Some(session), true) = (self.session.take(), self.link.is_up()) {
+            self.ending = Ending::Closing;
+            self.fly(Request::Close(session), Flight::Close);
+        }
+        self.flights.values().any(|flight| matches!(flight, Flight::Close))
+    }
+
+    /// The session is gone though the member answers: it ended while nothing was heard, or etcd lost it.
+    pub(super) fn session_lost(&mut self) {
+        self.link.session_lost();
+        if self.name_taken {
+            self.link.pause_for(NAME_PAUSE);
+        }
+        self.disconnected();
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        self.session = None;
+        self.watch = None;
+        if self.ending == Ending::Flushing && self.link.is_down() {
+            self.ending = Ending::GivenUp;
+        }
+        if let Some(resync) = self.resync.take() {
+            self.shared.control.interrupted(resync.purpose, resync.reason);
+            // A page that is still read for it is not for the next one.
+            self.resync_not_before = Instant::now() + BETWEEN_RESYNCS;
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match &self.resync {
+            Some(resync) if resync.purpose == Purpose::Resync => State::Syncing,
+            _ if self.presence.synced_at.is_some() => State::Synced,
+            _ => State::Starting,
+        }
+    }
+
+    /// Writes the presence key when it holds something else than it should.
+    pub(super) fn present(&mut self) {
+        self.presence.state = self.state();
+        let under_way = self.flights.values().any(|flight| matches!(flight, Flight::Present(_)));
+        if let (Some(session), false) = (self.session, under_way || self.presented.as_ref() == Some(&self.presence)) {
+            let (presence, value) = (self.presence_key.clone(), self.presence.json());
+            self.fly(Request::Present { presence, value, session }, Flight::Present(self.presence.clone()));
+        }
+    }
+}

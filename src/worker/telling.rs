@@ -1,0 +1,58 @@
+//! What the thread tells: its status for those who ask, and overflows for the log.
+
+use tracing::warn;
+
+use super::mirroring::Mirroring;
+use crate::control::{Purpose, Status};
+use crate::lease::now;
+use crate::messages;
+use crate::presence::State;
+
+impl Mirroring<'_> {
+    /// Seconds that the oldest change waits.
+    fn lag(&self) -> u64 {
+        if self.waiting() == 0 {
+            return 0;
+        }
+        // While nothing is sent the changes gather where they cannot be looked at.
+        let oldest = if self.link.is_up() { self.pending.oldest() } else { None };
+        oldest.map_or(self.caught_up.elapsed().as_secs(), |oldest| u64::try_from(now() - oldest).unwrap_or(0))
+    }
+
+    /// Tells those who ask how things are.
+    pub(super) fn tell(&self) {
+        let state = match self.state() {
+            State::Starting => "starting",
+            State::Syncing => "syncing",
+            State::Synced => "synced",
+        };
+        self.shared.control.tell(Status {
+            connection: self.link.describe(),
+            endpoint: self.link.endpoint().to_owned(),
+            last_error: self.last_error.clone(),
+            unwritten: self.waiting(),
+            lag: self.lag(),
+            running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),
+            leases: self.presence.leases,
+            state,
+        });
+    }
+
+    /// One line when the queue overflows, one with the number when there is room again. What was dropped is found by a
+    /// comparison.
+    pub(super) fn tell_overflows(&mut self) {
+        let overflows = self.shared.counters.queue_overflows.get();
+        if overflows > self.overflows_told && !self.overflowing {
+            let queue_size = self.config().queue_size;
+            warn!(target: messages::QUEUE_OVERFLOW, "more than {queue_size} addresses wait; changes of others are found by a comparison");
+            self.overflowing = true;
+        }
+        if self.overflowing && self.link.is_up() && self.waiting() <= self.config().queue_size / 2 {
+            let lost = overflows - self.overflows_told;
+            warn!(target: messages::QUEUE_OVERFLOW, "{lost} changes were dropped; everything is compared");
+            self.overflowing = false;
+            self.overflows_told = overflows;
+            self.shared.control.want(Purpose::Resync, "queue overflow");
+        }
+    }
+}
