@@ -97,7 +97,7 @@ fn status(control: &Control, counters: &Counters) -> Value {
         "endpoint": status.endpoint,
         "state": status.state,
         "leases": status.leases,
-        "queue-depth": counters.pending.get(),
+        "queue-depth": status.queued,
         "unwritten": status.unwritten,
         "lag-seconds": status.lag,
         "running": running,

@@ -56,14 +56,6 @@ pub struct Findings {
     pub foreign: usize,
 }
 
-impl Findings {
-    /// Whether nothing is to be done.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.missing.count + self.different.count + self.extra.count == 0
-    }
-}
-
 /// A record as it is kept for the comparison.
 struct Seen {
     content: Option<Content>,

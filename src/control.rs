@@ -42,9 +42,11 @@ pub struct Status {
     pub endpoint: String,
     /// The last failure's text and when it was, seconds since the epoch.
     pub last_error: Option<(String, i64)>,
-    /// Addresses that wait to be written, those under way included.
+    /// Addresses that wait for the worker to take them.
+    pub queued: usize,
+    /// All that wait to be written, those under way included.
     pub unwritten: usize,
-    /// Seconds that the oldest of them waits; 0 when none does.
+    /// Seconds that the one waits that is due first; 0 when none does.
     pub lag: u64,
     /// The comparison that runs: what for, why, and since when.
     pub running: Option<(Purpose, &'static str, i64)>,
@@ -126,8 +128,11 @@ impl Control {
     pub fn interrupted(&self, purpose: Purpose, reason: &'static str) {
         let mut state = self.lock();
         let line = state.line(purpose);
-        line.wanted.get_or_insert(reason);
-        line.begun -= 1;
+        // When the next one is wanted already, that one is for both.
+        if line.wanted.is_none() {
+            line.wanted = Some(reason);
+            line.begun -= 1;
+        }
     }
 
     /// The worker begins anew: what was running will not end.

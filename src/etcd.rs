@@ -163,7 +163,7 @@ pub struct Page {
 /// What to ask.
 #[derive(Debug)]
 pub enum Request {
-    /// Begins a session: its etcd lease, and the presence key on it. Reads the landmark on the way.
+    /// Begins a session: its etcd lease, and the presence key on it. Reads the landmarks on the way.
     Open {
         /// The presence key.
         presence: String,
@@ -457,11 +457,10 @@ async fn watch_until_error(
         if news.canceled() {
             return Ok(Watched::Canceled(news.cancel_reason().into()));
         }
-        // While a watch catches up, etcd tells at most 1000 revisions at a time, each time with the store's newest one in the
-        // header (etcd mvcc/watchable_store.go, syncWatchers). Only without events does the header tell how far it is.
-        let header = news.header().map_or(0, etcd_client::ResponseHeader::revision);
+        // The header has the store's newest revision, also while the watch catches up and has told only older ones, and in
+        // the first message, which tells nothing (etcd mvcc/watchable_store.go, syncWatchers).
         let last = news.events().last().and_then(|event| event.kv()).map(etcd_client::KeyValue::mod_revision);
-        let revision = last.unwrap_or(header);
+        let Some(revision) = last else { continue };
         let keys = news.events().iter().filter_map(|event| {
             let pair = event.kv()?;
             let key = (event.event_type() == EventType::Put).then(|| found_key(pair));

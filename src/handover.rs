@@ -107,6 +107,12 @@ impl Handover {
         self.taken.store(addresses, Ordering::Relaxed);
     }
 
+    /// How many addresses wait here.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.lock().changes.len()
+    }
+
     /// How many addresses wait to be written, here and at the worker.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -2,8 +2,8 @@
 //!
 //! A data directory that was lost or restored from an older snapshot holds an earlier state, and its revisions may have
 //! grown past ours by the time that we connect again. But a history that has the last record that we wrote, at the
-//! revision at which we wrote it, has everything before it as well. So that record is the landmark, read whenever a
-//! session begins. Where it cannot tell (somebody wrote the key since, or we only removed since), the history counts as
+//! revision at which we wrote it, has everything before it as well. So that record is a landmark, and so is the presence
+//! key; both are read whenever a session begins. Where neither can tell (somebody wrote the key since, or we only removed since), the history counts as
 //! lost and everything is compared: that is never wrong, only more work.
 //!
 //! Only what was written in the session of this very connection counts; the watch on the same connection tells when it

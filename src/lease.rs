@@ -142,14 +142,11 @@ impl Lease {
     /// Who holds the lease.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        match &self.protocol {
-            Protocol::V4 { client_id } => {
-                Owner { hwaddr: self.hwaddr.clone(), client: client_id.clone(), iaid: None, cltt: self.cltt }
-            }
-            Protocol::V6 { duid, iaid, .. } => {
-                Owner { hwaddr: self.hwaddr.clone(), client: duid.clone(), iaid: Some(*iaid), cltt: self.cltt }
-            }
-        }
+        let (client, iaid) = match &self.protocol {
+            Protocol::V4 { client_id } => (client_id.clone(), None),
+            Protocol::V6 { duid, iaid, .. } => (duid.clone(), Some(*iaid)),
+        };
+        Owner { hwaddr: self.hwaddr.clone(), client, iaid, cltt: self.cltt, hostname: self.hostname.clone() }
     }
 }
 
@@ -186,6 +183,8 @@ pub struct Owner {
     pub iaid: Option<u32>,
     /// `cltt` of the lease that went: a record with a later one is about a newer lease.
     pub cltt: i64,
+    /// The host name; empty when there was none.
+    pub hostname: Box<[u8]>,
 }
 
 /// What last changed a lease, as the record tells it.

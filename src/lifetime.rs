@@ -20,6 +20,12 @@ const END_BITS: u32 = 38;
 const FAR: i64 = 1 << 33;
 const END_MASK: i64 = (1 << END_BITS) - 1;
 
+/// Whether a lease is past its end and the `grace` after that, in which its record stays.
+#[must_use]
+pub fn has_passed(expires_at: Option<i64>, grace: i64, now: i64) -> bool {
+    expires_at.is_some_and(|end| end.saturating_add(grace) < now)
+}
+
 /// An etcd lease for the records of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {

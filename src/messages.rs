@@ -19,7 +19,7 @@ messages! {
     LOAD_FAILED = "ETCD_LOAD_FAILED";
     /// The server is configured; mirroring begins or goes on.
     CONFIGURED = "ETCD_CONFIGURED";
-    /// An etcd member answers; changes are written to it. Printed when the connection comes up or moves to another member.
+    /// An etcd member answers; changes are written to it. Printed when a session begins: after a start, after a failure, on another member.
     CONNECTED = "ETCD_CONNECTED";
     /// No etcd member answers; changes are kept, newest per address, and tried again with growing pauses. DHCP goes on. Check etcd and the network to it.
     UNREACHABLE = "ETCD_UNREACHABLE";

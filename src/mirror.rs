@@ -25,6 +25,7 @@ use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
 use crate::handover::{Changes, Handover};
 use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
+use crate::lifetime;
 use crate::messages;
 use crate::readings::{PAGE, Readings, Wanted};
 use crate::worker::{Shared, Worker};
@@ -289,7 +290,7 @@ impl<K: Kea> Mirror<K> {
     /// Whether the record of a lease may be gone by itself though Kea has not reclaimed the lease yet.
     fn may_have_vanished(&self, lease: &Lease) -> bool {
         let Config { expire_keys, expire_grace, .. } = self.config();
-        *expire_keys && lease.expires_at().is_some_and(|end| end.saturating_add(*expire_grace) < now())
+        *expire_keys && lifetime::has_passed(lease.expires_at(), *expire_grace, now())
     }
 
     /// Reads what the lease database holds of an address and queues it, as one step against others for that address.

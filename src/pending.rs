@@ -235,7 +235,7 @@ impl Pending {
                     self.waiting.remove(&address);
                     self.found.remove(&address);
                     self.remember(address, known);
-                    self.orphans |= self.spoilt.remove(&address);
+                    self.spoilt.remove(&address);
                     continue;
                 }
             };
@@ -251,10 +251,11 @@ impl Pending {
     }
 
     fn next_looks(&mut self) -> Option<Batch> {
-        let many = self.unseen.len().min(MAX_OPERATIONS);
-        let addresses: Vec<IpAddr> = self.unseen.drain(..many).collect();
-        let operations: Vec<Operation> =
-            addresses.into_iter().filter_map(|address| self.take_off(address, None)).collect();
+        let mut operations = Vec::new();
+        while operations.len() < MAX_OPERATIONS {
+            let Some(address) = self.unseen.pop_front() else { break };
+            operations.extend(self.take_off(address, None));
+        }
         (!operations.is_empty()).then_some(Batch { operations })
     }
 
@@ -273,6 +274,8 @@ impl Pending {
         let mut overtaken = Vec::new();
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
+            // A removal tells itself which index keys there were.
+            self.orphans |= held && self.spoilt.contains(&address);
             let indexed = self.writer.indexed(address, &change);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
@@ -282,12 +285,13 @@ impl Pending {
                 }
                 // What a change that waits is to be decided on.
                 Some(found) if found.as_of > revision => self.remember(address, None),
-                Some(_) => {
-                    // It was our own.
+                found => {
+                    let is_our_own = found.is_some_and(|found| found.as_of == revision);
+                    if is_our_own {
+                        self.spoilt.remove(&address);
+                    }
                     self.found.remove(&address);
-                    self.spoilt.remove(&address);
                 }
-                None => {}
             }
             self.settle(address);
         }
@@ -303,6 +307,7 @@ impl Pending {
                 let record = found.key.as_ref().and_then(|key| key.record.as_ref());
                 conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
             }
+            self.note_spoilt(address, &found);
             if change.is_finding() {
                 self.suspect_again(address);
             } else {
@@ -335,10 +340,7 @@ impl Pending {
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
     /// the address is a suspect, and what was found of it before counts no more.
     pub fn noticed(&mut self, address: IpAddr, found: Found) -> bool {
-        let is_record = found.key.as_ref().is_some_and(|key| key.record.is_some());
-        if !is_record && !self.writer.index.is_off() {
-            self.spoilt.insert(address);
-        }
+        self.note_spoilt(address, &found);
         let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
         // Perhaps it is our own write, whose answer is on its way: that tells.
         if told_waits || self.in_flight.contains(&address) {
@@ -349,6 +351,13 @@ impl Pending {
         self.waiting.remove(&address);
         self.remember(address, None);
         false
+    }
+
+    fn note_spoilt(&mut self, address: IpAddr, found: &Found) {
+        let is_record = found.key.as_ref().is_some_and(|key| key.record.is_some());
+        if !is_record && !self.writer.index.is_off() && self.known.contains_key(&address) {
+            self.spoilt.insert(address);
+        }
     }
 
     fn find(&mut self, address: IpAddr, found: Found) {
@@ -375,7 +384,7 @@ impl Pending {
     }
 
     /// etcd refuses the request for good. It is halved to find the operation that it does not take; that one is given
-    /// back (with whether a newer change of its address waits) and is no longer pending.
+    /// back and is no longer pending.
     pub fn refused(&mut self, batch: Batch) -> Option<Operation> {
         let mut operations = batch.operations;
         if operations.len() == 1 {
@@ -428,7 +437,7 @@ impl Pending {
             self.due.push_back(address);
         } else {
             self.found.remove(&address);
-            self.orphans |= self.spoilt.remove(&address);
+            self.spoilt.remove(&address);
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::lease::{Lease, Operation, Owner, Protocol};
+use crate::lifetime;
 
 /// Where a server's records stand: `<prefix>/leases/`.
 #[derive(Clone, Debug)]
@@ -232,6 +233,19 @@ impl Identifiers {
     }
 }
 
+impl From<&Owner> for Identifiers {
+    fn from(owner: &Owner) -> Self {
+        let (client, is_v6) = (hex(&owner.client), owner.iaid.is_some());
+        Self {
+            hwaddr: hex(&owner.hwaddr),
+            client_id: client.clone().filter(|_| !is_v6),
+            duid: client.filter(|_| is_v6),
+            iaid: owner.iaid,
+            hostname: (!owner.hostname.is_empty()).then(|| text(&owner.hostname)),
+        }
+    }
+}
+
 impl Summary {
     /// Reads a value from etcd; `None` when it is no record of ours, whoever wrote it.
     #[must_use]
@@ -254,7 +268,7 @@ impl Summary {
     /// Whether the lease ended, and the time after that in which its server may still remove the record.
     #[must_use]
     pub fn is_past_its_end(&self, grace: i64, now: i64) -> bool {
-        self.expires_at.is_some_and(|end| end.saturating_add(grace) < now)
+        lifetime::has_passed(self.expires_at, grace, now)
     }
 
     /// Whether the record is about the lease that went, or an earlier one of the same owner.

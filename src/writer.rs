@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use crate::guard::{self, Found, FoundKey, Verdict};
 use crate::index::Index;
 use crate::lease::{Change, Row};
-use crate::lifetime::{Lifetime, Window};
-use crate::record::{Identifiers, LeaseKeys, Summary};
+use crate::lifetime::{self, Lifetime, Window};
+use crate::record::{Identifiers, LeaseKeys};
 
 /// Bytes of an index key, at most: host names have 255, identifiers less.
 const LONGEST_KEY: usize = 8 * 1024;
@@ -107,6 +107,7 @@ impl Writer {
         let Some(found) = found else { return self.plan_unseen(address, change, known, now) };
         let key = found.key.as_ref();
         match guard::decide(change, &self.server, self.grace, found) {
+            Verdict::Yield if key.is_none() => self.tidy(address, change),
             Verdict::Yield => Plan::Settled(None),
             Verdict::Write => Plan::Write(self.write(address, change, key, now)),
             Verdict::Same => key.map_or(Plan::Settled(None), |key| self.complete(address, change, key, now)),
@@ -139,11 +140,27 @@ impl Writer {
             Row::Gone { .. } => (Action::Remove, Vec::new()),
         };
         let record = key.and_then(|key| key.record.as_ref());
-        Write {
-            revision: key.map_or(0, |key| key.revision),
-            action,
-            outdated: self.outdated(address, record, &index),
-            index,
+        let outdated = match record {
+            Some(record) => self.outdated(address, &record.identifiers, &index),
+            None => self.index_of_gone(address, change),
+        };
+        Write { revision: key.map_or(0, |key| key.revision), action, outdated, index }
+    }
+
+    /// What a removal leaves to be done when somebody else has removed the record: its index keys.
+    fn tidy(&self, address: IpAddr, change: &Change) -> Plan {
+        let outdated = self.index_of_gone(address, change);
+        if outdated.is_empty() {
+            return Plan::Settled(None);
+        }
+        Plan::Write(Write { revision: 0, action: Action::Keep, index: Vec::new(), outdated })
+    }
+
+    /// The index keys of the lease that a removal is about, where no record tells them.
+    fn index_of_gone(&self, address: IpAddr, change: &Change) -> Vec<String> {
+        match &change.row {
+            Row::Gone { owner: Some(owner) } if !self.index.is_off() => self.outdated(address, &owner.into(), &[]),
+            _ => Vec::new(),
         }
     }
 
@@ -160,7 +177,8 @@ impl Writer {
         };
         let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
         let index = self.index_keys(address, change);
-        let outdated = self.outdated(address, key.record.as_ref(), &index);
+        let outdated =
+            key.record.as_ref().map_or(Vec::new(), |record| self.outdated(address, &record.identifiers, &index));
         // Index keys go onto the same etcd lease, so with them the record moves as well.
         let action = if fits && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated };
@@ -174,10 +192,9 @@ impl Writer {
         }
     }
 
-    /// Index keys that `record` may have and that are not among the `wanted`.
-    fn outdated(&self, address: IpAddr, record: Option<&Summary>, wanted: &[String]) -> Vec<String> {
-        let Some(record) = record else { return Vec::new() };
-        let mut keys = self.index.possible_keys(&record.identifiers, address);
+    /// Index keys that a record with these identifiers may have and that are not among the `wanted`.
+    fn outdated(&self, address: IpAddr, identifiers: &Identifiers, wanted: &[String]) -> Vec<String> {
+        let mut keys = self.index.possible_keys(identifiers, address);
         // A value that nobody could have made an index key of: somebody else's record.
         keys.retain(|key| key.len() <= LONGEST_KEY && !wanted.contains(key));
         keys
@@ -204,7 +221,7 @@ impl Writer {
     /// reclaimed it yet.
     #[must_use]
     pub fn may_have_vanished(&self, expires_at: Option<i64>, now: i64) -> bool {
-        self.lifetime.is_some() && expires_at.is_some_and(|end| end.saturating_add(self.grace) < now)
+        self.lifetime.is_some() && lifetime::has_passed(expires_at, self.grace, now)
     }
 }
 

@@ -80,10 +80,11 @@ impl Mirroring<'_> {
             }
             Err(reason) => {
                 error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
-                let (purpose, why) = (resync.purpose, resync.reason);
+                let purpose = resync.purpose;
                 self.resync = None;
                 self.resync_not_before = Instant::now() + 5 * BETWEEN_RESYNCS;
-                self.shared.control.interrupted(purpose, why);
+                // Not a command any more, which would not wait.
+                self.shared.control.interrupted(purpose, "the lease database could not be read");
             }
         }
     }
@@ -131,6 +132,11 @@ impl Mirroring<'_> {
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
         }
+    }
+
+    /// Whether the main thread has something to read.
+    pub(super) fn is_reading(&self) -> bool {
+        self.shared.readings.waiting() > 0 || self.resync.as_ref().and_then(Resync::page).is_some()
     }
 
     pub(super) fn is_reading_suspects(&self) -> bool {

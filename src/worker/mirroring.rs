@@ -197,14 +197,13 @@ impl<'a> Mirroring<'a> {
             let pause = self.compare();
             self.send();
             if let Some(deadline) = &mut deadline {
-                if Instant::now() >= *deadline || self.ending == Ending::GivenUp {
-                    break;
+                if self.ending == Ending::Flushing && self.waiting() == 0 && self.close() {
+                    *deadline = Instant::now() + CLOSING;
                 }
-                if self.waiting() == 0 {
-                    if !self.close() {
-                        break;
-                    }
-                    *deadline = (*deadline).min(Instant::now() + CLOSING);
+                let is_closed = !self.flights.values().any(|flight| matches!(flight, Flight::Close));
+                let is_done = is_closed && self.waiting() == 0;
+                if is_done || self.ending == Ending::GivenUp || Instant::now() >= *deadline {
+                    break;
                 }
             }
             // What needed no request made room: there may be more.
@@ -346,9 +345,13 @@ impl<'a> Mirroring<'a> {
         match finished.result {
             Ok((member, answer)) => {
                 self.link.answered(finished.choice, member);
+                let same_session = finished.session == self.session;
+                if !same_session && matches!(flight, Flight::KeepAlive | Flight::Present(_)) {
+                    // News of a session that is over.
+                    return;
+                }
                 // The watch shows that the connection did not change since the session began.
-                let same_history = finished.session == self.session && self.watch.is_some();
-                self.answered(flight, answer, finished.choice, same_history);
+                self.answered(flight, answer, finished.choice, same_session && self.watch.is_some());
             }
             Err(failure) => {
                 self.shared.counters.errors.add(1);
@@ -571,7 +574,7 @@ impl<'a> Mirroring<'a> {
         self.tell();
         self.shared.counters.pending.set(self.waiting());
         let counted = self.shared.counters.all().map(|(_, count)| count);
-        if std::mem::replace(&mut self.counted, counted) != counted || self.shared.readings.waiting() > 0 {
+        if std::mem::replace(&mut self.counted, counted) != counted || self.is_reading() {
             (self.wake)();
         }
     }

@@ -52,20 +52,22 @@ impl Mirroring<'_> {
         self.start_watch();
     }
 
-    /// Ends the session; false when there is none, or its end is done.
+    /// Begins the end of the session; false when there is none.
     pub(super) fn close(&mut self) -> bool {
-        if let (Some(session), true) = (self.session.take(), self.link.is_up()) {
-            self.ending = Ending::Closing;
-            self.fly(Request::Close(session), Flight::Close);
-        }
-        self.flights.values().any(|flight| matches!(flight, Flight::Close))
+        let Some(session) = self.session.take().filter(|_| self.link.is_up()) else { return false };
+        self.ending = Ending::Closing;
+        self.fly(Request::Close(session), Flight::Close);
+        true
     }
 
     /// The session is gone though the member answers: it ended while nothing was heard, or etcd lost it.
     pub(super) fn session_lost(&mut self) {
         self.link.session_lost();
-        if self.name_taken {
+        if self.name_taken && self.ending == Ending::No {
             self.link.pause_for(NAME_PAUSE);
+        } else {
+            // What ends each session at once must not be begun in a hurry for ever.
+            self.link.pause();
         }
         self.disconnected();
     }
@@ -78,7 +80,6 @@ impl Mirroring<'_> {
         }
         if let Some(resync) = self.resync.take() {
             self.shared.control.interrupted(resync.purpose, resync.reason);
-            // A page that is still read for it is not for the next one.
             self.resync_not_before = Instant::now() + BETWEEN_RESYNCS;
         }
     }

@@ -9,7 +9,7 @@ use crate::messages;
 use crate::presence::State;
 
 impl Mirroring<'_> {
-    /// Seconds that the oldest change waits.
+    /// Seconds that the change waits that is due first.
     fn lag(&self) -> u64 {
         if self.waiting() == 0 {
             return 0;
@@ -30,6 +30,7 @@ impl Mirroring<'_> {
             connection: self.link.describe(),
             endpoint: self.link.endpoint().to_owned(),
             last_error: self.last_error.clone(),
+            queued: self.shared.handover.queued(),
             unwritten: self.waiting(),
             lag: self.lag(),
             running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),

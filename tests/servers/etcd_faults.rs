@@ -1,6 +1,5 @@
 //! etcd hangs, dies, comes late: DHCP does not notice, and what changed meanwhile is written afterwards.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::json;
@@ -146,19 +145,11 @@ fn a_full_queue_is_counted_and_told_once() {
     println!("slowest answer with a full queue {during:?}");
     kea.wait_log("ETCD_QUEUE_OVERFLOW", 1);
     etcd.resume();
-    kea.wait_log("changes were dropped", 1);
-    // Ten wait with the packet threads, at most ten with the worker.
-    let dropped = usize::try_from(kea.statistic("etcd-queue-overflows")).unwrap();
-    assert!((10..=20).contains(&dropped), "{dropped}");
-    assert_eq!(etcd.records().len(), 30 - dropped);
-    assert_eq!(kea.log().matches("ETCD_QUEUE_OVERFLOW").count(), 2, "one line at its begin, one at its end");
-    // What was dropped is written with its next change.
-    for number in 0..30 {
-        client.become_client(number);
-        let address = client.take().to_string();
-        while !etcd.records().contains_key(&address) {
-            sleep(Duration::from_millis(5));
-        }
-    }
+    kea.wait_log("everything is compared", 1);
+    // Ten wait with the packet threads, at most ten with the worker; what a comparison finds may find no room as well.
+    let dropped = kea.statistic("etcd-queue-overflows");
+    assert!(dropped >= 10, "{dropped}");
+    // What was dropped is found.
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 30);
+    kea.assert_alive();
 }

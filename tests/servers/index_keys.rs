@@ -353,3 +353,27 @@ fn what_a_comparison_finds_is_written_once() {
     std::thread::sleep(std::time::Duration::from_millis(2500));
     assert_eq!(kea.statistic("etcd-writes"), 200);
 }
+
+#[test]
+fn a_lease_that_ends_without_its_record_takes_its_index_keys_along() {
+    let etcd = Etcd::start();
+    let wanted =
+        Wanted::new(Family::V4, &etcd.url()).parameter("index", json!(["hw-address", "client-id", "hostname"]));
+    let kea = Kea::start_connected(&wanted);
+    let mut client = Client4::new(&kea, 1, 1);
+    client.client_id = Some(vec![1, 2, 3]);
+    client.hostname = Some("a.example".into());
+    for spoilt in [None, Some("no record")] {
+        let address = client.take();
+        assert_mirrored(&kea, &etcd);
+        assert_eq!(index(&etcd).len(), 3);
+        let key = format!("{LEASES}{address}");
+        match spoilt {
+            None => etcd.ctl(&["del", &key]),
+            Some(value) => etcd.ctl(&["put", &key, value]),
+        };
+        client.release(address);
+        etcd.wait("no index keys", |etcd| index(etcd).is_empty());
+        assert!(assert_mirrored(&kea, &etcd).is_empty());
+    }
+}
