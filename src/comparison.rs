@@ -161,11 +161,12 @@ impl Comparison {
         }
     }
 
-    /// Takes in index keys, after all records.
+    /// Takes in index keys, after all records. Both are of one revision and always written in one transaction, so this is
+    /// judged of addresses that change meanwhile as well.
     pub fn index(&mut self, page: &Page) {
         for pair in &page.pairs {
             let Some(address) = self.writer.index.address(pair.key()) else { continue };
-            if !self.family.has(address) || self.touched.contains(&address) {
+            if !self.family.has(address) {
                 continue;
             }
             let number = number(pair.key());
