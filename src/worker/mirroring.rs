@@ -460,7 +460,10 @@ impl<'a> Mirroring<'a> {
                     settling.remove(&address);
                 }
             }
-            self.own.insert(revision);
+            // Without a watch nothing would ever take it out again.
+            if self.watch.is_some() {
+                self.own.insert(revision);
+            }
         }
         let overtaken = self.pending.landed(batch, revision);
         self.noticed.extend(overtaken);
