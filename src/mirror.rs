@@ -408,3 +408,86 @@ mod hints {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server with one lease, of 192.0.2.1.
+    struct OneLease {
+        on_main_thread: bool,
+    }
+
+    impl Kea for OneLease {
+        fn read_lease(&self, address: IpAddr, _: LeaseType) -> Result<Option<Lease>, String> {
+            Ok(Some(Lease::plain_v4(0xc000_0201)).filter(|lease| lease.address == address))
+        }
+        fn read_page(&self, _: IpAddr, _: usize) -> Result<Vec<Lease>, String> {
+            Ok(Vec::new())
+        }
+        fn version(&self) -> String {
+            "2.2.0".into()
+        }
+        fn on_main_thread(&self) -> bool {
+            self.on_main_thread
+        }
+        fn lease_database_open(&self) -> bool {
+            true
+        }
+        fn wake_main_loop(&self) {}
+        fn set_statistic(&self, _: &str, _: i64) {}
+        fn without_signals(&self, start: &mut dyn FnMut()) {
+            start();
+        }
+    }
+
+    fn mirror(on_main_thread: bool) -> Mirror<OneLease> {
+        Mirror::new(OneLease { on_main_thread }, Family::V4, Config::parse("{}").unwrap(), Changes::new())
+    }
+
+    fn wanted(on_main_thread: bool, command: &str, arguments: &str) -> Option<&'static str> {
+        let mirror = mirror(on_main_thread);
+        mirror.command(command, arguments);
+        mirror.shared.control.next(false).map(|(_, reason)| reason)
+    }
+
+    #[test]
+    fn commands_that_name_no_address_want_a_comparison() {
+        assert_eq!(wanted(true, "lease4-wipe", "null"), Some("lease4-wipe"));
+        assert_eq!(wanted(true, "ha-sync", r#"{"server-name":"b"}"#), Some("ha-sync"));
+        let by_hwaddr = r#"{"identifier-type":"hw-address","identifier":"01:02","subnet-id":1}"#;
+        assert_eq!(wanted(true, "lease4-del", by_hwaddr), Some("command that names no address"));
+        assert_eq!(wanted(true, "lease4-get-all", "null"), None);
+        assert_eq!(
+            wanted(true, "leases-reclaim", r#"{"remove":true}"#),
+            None,
+            "its callouts have marked the addresses"
+        );
+        assert_eq!(wanted(false, "leases-reclaim", r#"{"remove":true}"#), Some("leases-reclaim"));
+    }
+
+    #[test]
+    fn commands_that_name_addresses_have_them_read() {
+        let mirror = mirror(true);
+        mirror.command("lease4-update", r#"{"ip-address":"192.0.2.1"}"#);
+        mirror.command("lease4-del", r#"{"ip-address":"192.0.2.2"}"#);
+        mirror.command("lease6-del", r#"{"ip-address":"2001:db8::1"}"#);
+        let changes = mirror.shared.handover.take(Changes::new());
+        assert_eq!(changes.len(), 2, "the other family's addresses are the other server's");
+        let of = |address: &str| &changes[&address.parse::<IpAddr>().unwrap()];
+        assert!(matches!(of("192.0.2.1").row, Row::Held { .. }));
+        assert!(matches!(of("192.0.2.2").row, Row::Gone { .. }));
+        assert_eq!(mirror.shared.control.next(false), None);
+    }
+
+    #[test]
+    fn what_is_found_of_a_lease_that_ended_long_ago_is_left_alone_and_what_kea_tells_is_not() {
+        let mirror = mirror(true);
+        // The lease is of 1970.
+        let address = "192.0.2.1".parse().unwrap();
+        for (operation, changes) in [(Operation::Sync, 0), (Operation::Update, 1)] {
+            mirror.read_again(address, LeaseType::Na, operation, None, None);
+            assert_eq!(mirror.shared.handover.take(Changes::new()).len(), changes);
+        }
+    }
+}
