@@ -203,7 +203,8 @@ impl Etcd {
     pub fn compact(&self) {
         let now: Value = serde_json::from_str(&self.ctl(&["get", "x", "-w", "json"])).unwrap();
         // Refused when nothing was written since the last time.
-        self.try_ctl(&["compact", &now["header"]["revision"].to_string()]);
+        // Physical: what is to be defragmented must be gone.
+        self.try_ctl(&["compact", "--physical", &now["header"]["revision"].to_string()]);
     }
 
     /// Puts a value that is too large for a command line.
