@@ -284,7 +284,7 @@ impl World {
         }
     }
 
-    /// The same for equal states, and short: half a million are told apart by it.
+    /// The same for equal states, and short: some two million are told apart by it.
     fn text(&self) -> String {
         use std::fmt::Write;
         let change = |change: &Change| match &change.row {
