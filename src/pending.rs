@@ -82,7 +82,7 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
-    /// Addresses whose record somebody else took away or spoilt: only it told which index keys there are.
+    /// Addresses whose record somebody else took away, spoilt or forged: only it told which index keys there are.
     spoilt: HashSet<IpAddr>,
     /// Whether index keys may be left of records that are gone.
     orphans: bool,
@@ -354,8 +354,10 @@ impl Pending {
     }
 
     fn note_spoilt(&mut self, address: IpAddr, found: &Found) {
-        let is_record = found.key.as_ref().is_some_and(|key| key.record.is_some());
-        if !is_record && !self.writer.index.is_off() && self.known.contains_key(&address) {
+        let record = found.key.as_ref().and_then(|key| key.record.as_ref());
+        // A partner's record tells them as well as ours did: it took the key over from one that it had seen.
+        let is_partners = record.is_some_and(|record| record.server != self.writer.server);
+        if !is_partners && !self.writer.index.is_off() && self.known.contains_key(&address) {
             self.spoilt.insert(address);
         }
     }

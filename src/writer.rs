@@ -140,10 +140,10 @@ impl Writer {
             Row::Gone { .. } => (Action::Remove, Vec::new()),
         };
         let record = key.and_then(|key| key.record.as_ref());
-        let outdated = match record {
-            Some(record) => self.outdated(address, &record.identifiers, &index),
-            None => self.index_of_gone(address, change),
-        };
+        let mut outdated = record.map_or(Vec::new(), |record| self.outdated(address, &record.identifiers, &index));
+        // The record may not be the one that we wrote.
+        let of_gone = self.index_of_gone(address, change);
+        outdated.extend(of_gone.into_iter().filter(|key| !outdated.contains(key)).collect::<Vec<_>>());
         Write { revision: key.map_or(0, |key| key.revision), action, outdated, index }
     }
 
@@ -156,7 +156,7 @@ impl Writer {
         Plan::Write(Write { revision: 0, action: Action::Keep, index: Vec::new(), outdated })
     }
 
-    /// The index keys of the lease that a removal is about, where no record tells them.
+    /// The index keys of the lease that a removal is about.
     fn index_of_gone(&self, address: IpAddr, change: &Change) -> Vec<String> {
         match &change.row {
             Row::Gone { owner: Some(owner) } if !self.index.is_off() => self.outdated(address, &owner.into(), &[]),

@@ -363,14 +363,20 @@ fn a_lease_that_ends_without_its_record_takes_its_index_keys_along() {
     let mut client = Client4::new(&kea, 1, 1);
     client.client_id = Some(vec![1, 2, 3]);
     client.hostname = Some("a.example".into());
-    for spoilt in [None, Some("no record")] {
+    for spoilt in ["removed", "no record", "forged"] {
         let address = client.take();
-        assert_mirrored(&kea, &etcd);
+        let records = assert_mirrored(&kea, &etcd);
         assert_eq!(index(&etcd).len(), 3);
         let key = format!("{LEASES}{address}");
         match spoilt {
-            None => etcd.ctl(&["del", &key]),
-            Some(value) => etcd.ctl(&["put", &key, value]),
+            "removed" => etcd.ctl(&["del", &key]),
+            "forged" => {
+                let mut record = records[&address.to_string()].clone();
+                record["hwaddr"] = json!("de:ad:00:00:00:00");
+                record["hostname"] = json!("forged.example");
+                etcd.ctl(&["put", &key, &record.to_string()])
+            }
+            _ => etcd.ctl(&["put", &key, spoilt]),
         };
         client.release(address);
         etcd.wait("no index keys", |etcd| index(etcd).is_empty());
