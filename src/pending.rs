@@ -82,8 +82,9 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
-    /// Addresses whose record somebody else took away, spoilt or forged: only it told which index keys there are.
-    spoilt: HashSet<IpAddr>,
+    /// Addresses whose record somebody else took away, spoilt or forged, and at which revision that was seen: only the
+    /// record told which index keys there are.
+    spoilt: HashMap<IpAddr, i64>,
     /// Whether index keys may be left of records that are gone.
     orphans: bool,
     looked: bool,
@@ -103,7 +104,7 @@ impl Pending {
             known: HashMap::new(),
             found: HashMap::new(),
             again: Vec::new(),
-            spoilt: HashSet::new(),
+            spoilt: HashMap::new(),
             orphans: false,
             looked: false,
         }
@@ -274,8 +275,8 @@ impl Pending {
         let mut overtaken = Vec::new();
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
-            // A removal tells itself which index keys there were.
-            self.orphans |= held && self.spoilt.contains(&address);
+            // A removal tells itself which index keys there were. At this very revision it was our own event.
+            self.orphans |= held && self.spoilt.get(&address).is_some_and(|as_of| *as_of < revision);
             let indexed = self.writer.indexed(address, &change);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
@@ -285,12 +286,9 @@ impl Pending {
                 }
                 // What a change that waits is to be decided on.
                 Some(found) if found.as_of > revision => self.remember(address, None),
-                found => {
-                    let is_our_own = found.is_some_and(|found| found.as_of == revision);
-                    if is_our_own {
-                        self.spoilt.remove(&address);
-                    }
+                _ => {
                     self.found.remove(&address);
+                    self.spoilt.remove(&address);
                 }
             }
             self.settle(address);
@@ -357,8 +355,9 @@ impl Pending {
         let record = found.key.as_ref().and_then(|key| key.record.as_ref());
         // A partner's record tells them as well as ours did: it took the key over from one that it had seen.
         let is_partners = record.is_some_and(|record| record.server != self.writer.server);
-        if !is_partners && !self.writer.index.is_off() && self.known.contains_key(&address) {
-            self.spoilt.insert(address);
+        let was_changed = self.known.get(&address).is_some_and(|known| known.revision != found.revision());
+        if was_changed && !is_partners && !self.writer.index.is_off() {
+            self.spoilt.insert(address, found.as_of);
         }
     }
 
@@ -650,6 +649,51 @@ mod tests {
         assert!(pending.noticed(v4(1), junk(6)));
         assert_eq!(pending.landed(batch, 5), [v4(1)]);
         assert!(!pending.noticed(v4(0), junk(8)));
+    }
+
+    fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
+        let lease = Lease { hostname: hostname.into(), cltt: timestamp, ..Lease::plain_v4(0) };
+        Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+    }
+
+    /// What the watch or a look tells of our own record of `change`.
+    fn our_record(change: &Change, revision: i64) -> Found {
+        let Row::Held { lease, .. } = &change.row else { unreachable!("a lease") };
+        let value = crate::record::to_json(lease, change.operation, None, change.timestamp, "a");
+        let record = crate::record::Summary::parse(&value);
+        Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record }) }
+    }
+
+    #[test]
+    fn our_own_records_leave_no_index_keys_behind_and_need_no_comparison() {
+        let mut writer = Writer::plain("a");
+        writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
+        let mut pending = Pending::new(writer);
+        pending.put(v4(0), named(b"x", 1));
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 5);
+        // A renewal, whose event overtakes its answer.
+        pending.put(v4(0), named(b"x", 2));
+        let batch = pending.next_batch(0).unwrap();
+        assert!(pending.noticed(v4(0), our_record(&named(b"x", 2), 6)));
+        pending.landed(batch, 6);
+        assert!(!pending.take_orphans(), "it was our own event");
+        // Another name: the record is looked at before it is written over.
+        pending.put(v4(0), named(b"y", 3));
+        let look = pending.next_batch(0).unwrap();
+        assert!(look.only_looks());
+        pending.seen(look, vec![our_record(&named(b"x", 2), 6)]);
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 7);
+        assert!(!pending.take_orphans(), "the record was as we had written it");
+        // Somebody forges it: which index keys there were is known no more.
+        assert!(!pending.noticed(v4(0), our_record(&named(b"forged", 3), 8)));
+        pending.put(v4(0), named(b"z", 4));
+        let batch = pending.next_batch(0).unwrap();
+        pending.seen(batch, vec![our_record(&named(b"forged", 3), 8)]);
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 9);
+        assert!(pending.take_orphans());
     }
 
     #[test]

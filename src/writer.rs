@@ -171,16 +171,12 @@ impl Writer {
         if !change.is_finding() {
             return Plan::Settled(Some(known));
         }
-        let fits = match &self.lifetime {
-            Some(lifetime) => lifetime.fits(key.etcd_lease, lease.expires_at()),
-            None => key.etcd_lease == 0,
-        };
         let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
         let index = self.index_keys(address, change);
         let outdated =
             key.record.as_ref().map_or(Vec::new(), |record| self.outdated(address, &record.identifiers, &index));
         // Index keys go onto the same etcd lease, so with them the record moves as well.
-        let action = if fits && index.is_empty() { Action::Keep } else { Action::Move(window) };
+        let action = if self.hangs_right(key) && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }
     }
