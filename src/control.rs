@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::comparison::Findings;
+use crate::presence;
 
 /// Why a comparison is made that a command asked for.
 pub const COMMAND: &str = "command";
@@ -52,8 +53,8 @@ pub struct Status {
     pub running: Option<(Purpose, &'static str, i64)>,
     /// Leases that somebody holds, as of the last comparison and since.
     pub leases: usize,
-    /// `starting`, `syncing` or `synced`.
-    pub state: &'static str,
+    /// How far the mirror is.
+    pub state: presence::State,
 }
 
 /// One kind of comparison: who asked, and what came of it.

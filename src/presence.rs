@@ -4,10 +4,11 @@
 use serde::Serialize;
 
 /// How far the mirror is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Nothing was compared yet.
+    #[default]
     Starting,
     /// The lease database is being compared with etcd, or what that found is being written.
     Syncing,

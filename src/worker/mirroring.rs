@@ -361,6 +361,7 @@ impl<'a> Mirroring<'a> {
     }
 
     fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_history: bool) {
+        let in_doubt = !same_history && matches!(answer, Answer::Landed { .. });
         match (flight, answer) {
             (Flight::Open(_, presence), Answer::Opened(opened)) => {
                 if choice == self.link.choice() {
@@ -371,16 +372,12 @@ impl<'a> Mirroring<'a> {
             (Flight::Close, _) => {}
             (Flight::Present(presence), Answer::Landed { revision }) => {
                 self.presented = Some(presence);
-                if same_history {
-                    self.history.presented(&self.presence_key, revision);
-                } else {
-                    self.history.doubt();
-                }
+                self.history.presented(&self.presence_key, revision);
             }
             (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
                 self.granted.extend(granted);
                 self.link.worked();
-                self.landed(batch, revision, same_history);
+                self.landed(batch, revision);
             }
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
@@ -413,21 +410,18 @@ impl<'a> Mirroring<'a> {
                     self.tidy(&orphans);
                 }
             }
-            (Flight::Tidy, Answer::Landed { revision }) => {
-                if same_history {
-                    self.history.removed(revision);
-                } else {
-                    self.history.doubt();
-                }
-            }
+            (Flight::Tidy, Answer::Landed { revision }) => self.history.removed(revision),
             // One of them was written anew meanwhile.
             (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
             (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
             (flight, answer) => error!(target: messages::BUG, "{flight:?} was answered with {answer:?}"),
         }
+        if in_doubt {
+            self.history.doubt();
+        }
     }
 
-    fn landed(&mut self, batch: Batch, revision: i64, same_history: bool) {
+    fn landed(&mut self, batch: Batch, revision: i64) {
         let counters = &self.shared.counters;
         let (mut written, mut changed) = (None, false);
         for operation in batch.operations() {
@@ -449,7 +443,6 @@ impl<'a> Mirroring<'a> {
             }
         }
         match written {
-            _ if !same_history => self.history.doubt(),
             Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
             None => self.history.removed(revision),
         }

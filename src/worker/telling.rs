@@ -6,7 +6,6 @@ use super::mirroring::Mirroring;
 use crate::control::{Purpose, Status};
 use crate::lease::now;
 use crate::messages;
-use crate::presence::State;
 
 impl Mirroring<'_> {
     /// Seconds that the change waits that is due first.
@@ -21,11 +20,6 @@ impl Mirroring<'_> {
 
     /// Tells those who ask how things are.
     pub(super) fn tell(&self) {
-        let state = match self.state() {
-            State::Starting => "starting",
-            State::Syncing => "syncing",
-            State::Synced => "synced",
-        };
         self.shared.control.tell(Status {
             connection: self.link.describe(),
             endpoint: self.link.endpoint().to_owned(),
@@ -35,7 +29,7 @@ impl Mirroring<'_> {
             lag: self.lag(),
             running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),
             leases: self.presence.leases,
-            state,
+            state: self.state(),
         });
     }
 
