@@ -11,9 +11,9 @@
 //! 7. [`guard`]: who wins when a key holds something else than expected.
 //! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
 //!
-//! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`comparison`] judges, and
-//! [`readings`] is where the worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost
-//! or restored data, so that a comparison is due.
+//! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
+//! etcd's keys, [`comparison`] judges, and [`readings`] is where the worker asks Kea's main thread to read the lease
+//! database. [`history`] tells when etcd lost or restored data, so that a comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
 //! parameters), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
@@ -43,5 +43,6 @@ pub mod presence;
 pub mod readings;
 pub mod record;
 pub mod resync;
+pub mod walk;
 pub mod worker;
 pub mod writer;

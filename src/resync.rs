@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use etcd_client::KeyValue;
 use tokio::time::Instant;
 
 use crate::comparison::{Comparison, Findings};
@@ -10,6 +11,7 @@ use crate::control::Purpose;
 use crate::etcd::{Page, Request};
 use crate::lease::{Family, Lease};
 use crate::readings::PAGE;
+use crate::walk::Walk;
 
 /// Keys of a page read from etcd, at most.
 pub const KEYS: i64 = 1024;
@@ -20,10 +22,10 @@ const PACE: Duration = Duration::from_millis(1);
 /// How far a comparison is.
 #[derive(Debug)]
 enum Stage {
-    /// Records are read, from this key on.
-    Records(Vec<u8>),
-    /// Index keys are read, from this key on.
-    Index(Vec<u8>),
+    /// Records are read.
+    Records(Walk),
+    /// Index keys are read.
+    Index(Walk),
     /// The lease database is read, after this address.
     Leases(IpAddr),
     /// Everything is judged.
@@ -46,8 +48,8 @@ pub struct Resync {
     pub findings: Findings,
     comparison: Option<Comparison>,
     family: Family,
-    /// The first key of records and of index keys.
-    bases: (Vec<u8>, Vec<u8>),
+    /// Over all records, and over all index keys.
+    walks: (Walk, Walk),
     stage: Stage,
     revision: i64,
     /// Keys that are asked for at once.
@@ -80,6 +82,7 @@ impl Resync {
         limit: i64,
         since: i64,
     ) -> Self {
+        let walks = (Walk::new(records), Walk::new(index));
         Self {
             number,
             purpose,
@@ -89,8 +92,8 @@ impl Resync {
             findings: Findings::default(),
             comparison: Some(comparison),
             family,
-            stage: Stage::Records(records.into()),
-            bases: (records.into(), index.into()),
+            stage: Stage::Records(walks.0.clone()),
+            walks,
             revision: 0,
             limit,
             reading: false,
@@ -111,9 +114,9 @@ impl Resync {
         if self.reading {
             return Need::Pause(None);
         }
-        let (from, base, keys_only) = match &self.stage {
-            Stage::Records(from) => (from, &self.bases.0, false),
-            Stage::Index(from) => (from, &self.bases.1, true),
+        let ((from, to), keys_only) = match &self.stage {
+            Stage::Records(walk) => (walk.range(), false),
+            Stage::Index(walk) => (walk.range(), true),
             Stage::Leases(_) if busy => return Need::Pause(None),
             Stage::Leases(_) if Instant::now() < self.not_before => return Need::Pause(Some(self.not_before)),
             Stage::Leases(after) => {
@@ -123,7 +126,6 @@ impl Resync {
             Stage::Judged => return Need::Nothing,
         };
         self.reading = true;
-        let (from, to) = (from.clone(), end_of(base));
         Need::Keys(Request::Range { from, to, revision: self.revision, limit: self.limit, keys_only })
     }
 
@@ -146,26 +148,22 @@ impl Resync {
         self.limit = (self.limit * 2).min(KEYS);
         self.revision = page.revision;
         let Some(comparison) = &mut self.comparison else { return Vec::new() };
-        let after = page.pairs.last().filter(|_| page.more).map(|last| [last.key(), &[0]].concat());
+        let last = page.pairs.last().filter(|_| page.more).map(KeyValue::key);
         match &mut self.stage {
-            Stage::Records(from) => {
+            Stage::Records(walk) => {
                 comparison.records(page);
-                match after {
-                    Some(after) => *from = after,
-                    None => self.stage = Stage::Index(self.bases.1.clone()),
+                if !walk.went(page.count, last) {
+                    self.stage = Stage::Index(self.walks.1.clone());
                 }
                 Vec::new()
             }
-            Stage::Index(from) => {
+            Stage::Index(walk) => {
                 comparison.index(page);
-                match after {
-                    Some(after) => *from = after,
-                    None => {
-                        self.stage = Stage::Leases(match self.family {
-                            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-                        });
-                    }
+                if !walk.went(page.count, last) {
+                    self.stage = Stage::Leases(match self.family {
+                        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+                    });
                 }
                 comparison.take_orphans()
             }
@@ -185,7 +183,7 @@ impl Resync {
     pub fn compacted(&mut self) {
         self.reading = false;
         self.revision = 0;
-        self.stage = Stage::Records(self.bases.0.clone());
+        self.stage = Stage::Records(self.walks.0.clone());
         if let Some(comparison) = &mut self.comparison {
             comparison.restart();
         }
@@ -209,13 +207,4 @@ impl Resync {
         }
         suspects
     }
-}
-
-/// The first key after all that begin with `base`, which ends in a slash.
-fn end_of(base: &[u8]) -> Vec<u8> {
-    let mut end = base.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end
 }
