@@ -438,7 +438,6 @@ impl Pending {
             self.due.push_back(address);
         } else {
             self.found.remove(&address);
-            self.spoilt.remove(&address);
         }
     }
 }
@@ -694,6 +693,29 @@ mod tests {
         let batch = pending.next_batch(0).unwrap();
         pending.landed(batch, 9);
         assert!(pending.take_orphans());
+    }
+
+    #[test]
+    fn a_finding_that_fails_settles_nothing() {
+        let mut writer = Writer::plain("a");
+        writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
+        let mut pending = Pending::new(writer);
+        pending.put(v4(0), named(b"x", 1));
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 5);
+        // Somebody takes the record away, and not its index key; nobody knows whether it was written again.
+        let removed = || Found { key: None, as_of: 6 };
+        assert!(!pending.noticed(v4(0), removed()));
+        assert!(pending.observe(v4(0), removed()));
+        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*named(b"x", 1) }));
+        let batch = pending.next_batch(0).unwrap();
+        pending.failed(batch);
+        assert_eq!(pending.take_again(), [v4(0)]);
+        // The lease changes hands.
+        pending.put(v4(0), named(b"y", 2));
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 7);
+        assert!(pending.take_orphans(), "the index key of the name x is left");
     }
 
     #[test]
