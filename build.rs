@@ -12,12 +12,12 @@ fn main() {
 #[cfg(feature = "kea")]
 mod kea {
     use std::env;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    /// The Kea libraries that the shim calls; `--as-needed` drops what a version turns out not to need.
-    const LIBRARIES: [&str; 10] = [
+    /// The Kea libraries that the shim calls, besides [`packet_library`]; `--as-needed` drops what a version turns out not
+    /// to need.
+    const LIBRARIES: [&str; 9] = [
         "kea-dhcpsrv",
-        "kea-dhcp++",
         "kea-process",
         "kea-stats",
         "kea-hooks",
@@ -35,11 +35,13 @@ mod kea {
         println!("cargo:rerun-if-env-changed=KEA_INCLUDE_DIR");
         println!("cargo:rerun-if-env-changed=KEA_LIB_DIR");
         shared_header();
-        shim(&kea_include_dir());
+        let kea_include_dir = kea_include_dir();
+        let kea_version = hooks_version(&kea_include_dir);
+        shim(&kea_include_dir, kea_version);
         if let Ok(dir) = env::var("KEA_LIB_DIR") {
             println!("cargo:rustc-link-search=native={dir}");
         }
-        for library in LIBRARIES {
+        for library in LIBRARIES.into_iter().chain([packet_library(kea_version)]) {
             println!("cargo:rustc-link-lib=dylib={library}");
         }
         // Kea closes and reopens hook libraries; code with thread-locals and threads must stay mapped.
@@ -71,6 +73,20 @@ mod kea {
         );
     }
 
+    /// The library of packets and interfaces was renamed in Kea 3.0.
+    fn packet_library(kea_version: u32) -> &'static str {
+        if kea_version < 30_000 { "kea-dhcp++" } else { "kea-dhcp" }
+    }
+
+    /// `KEA_HOOKS_VERSION`, 20200 for Kea 2.2.0.
+    fn hooks_version(kea_include_dir: &Path) -> u32 {
+        let path = kea_include_dir.join("hooks/hooks.h");
+        let header = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let version = header.split("KEA_HOOKS_VERSION =").nth(1).and_then(|rest| rest.split(';').next());
+        let version = version.and_then(|version| version.trim().parse::<u32>().ok());
+        version.unwrap_or_else(|| panic!("{} does not define KEA_HOOKS_VERSION", path.display()))
+    }
+
     fn shared_header() {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("abi.rs");
         bindgen::Builder::default()
@@ -83,12 +99,13 @@ mod kea {
             .expect("abi.rs could not be written");
     }
 
-    fn shim(kea_include_dir: &std::path::Path) {
+    fn shim(kea_include_dir: &Path, kea_version: u32) {
         cxx_build::bridge("src/bridge.rs")
             .file("cpp-shim/shim.cc")
             .include("cpp-shim")
             .include("include")
             .std("c++17")
+            .define("DHCP_ETCD_KEA", kea_version.to_string().as_str())
             .flag("-isystem")
             .flag(kea_include_dir.to_str().expect("the path to Kea's headers is UTF-8"))
             // Only found where Kea's own directory lacks the header.

@@ -1,6 +1,7 @@
 #include "shim.h"
 
 #include "dhcp_etcd/src/bridge.rs.h"
+#include "kea_version.h"
 
 #include <asiolink/io_address.h>
 #include <cc/data.h>
@@ -33,11 +34,14 @@ using isc::asiolink::IOAddress;
 using isc::data::ConstElementPtr;
 using isc::dhcp::IfaceMgr;
 using isc::dhcp::Lease;
+using isc::dhcp::Lease4;
 using isc::dhcp::Lease4CollectionPtr;
 using isc::dhcp::Lease4Ptr;
+using isc::dhcp::Lease6;
 using isc::dhcp::Lease6CollectionPtr;
 using isc::dhcp::Lease6Ptr;
 using isc::dhcp::LeaseMgrFactory;
+using isc::dhcp::LeasePtr;
 using isc::dhcp::LeasePageSize;
 using isc::dhcp::Pkt4Ptr;
 using isc::dhcp::Pkt6Ptr;
@@ -69,19 +73,15 @@ std::array<uint8_t, 16> address_bytes(const IOAddress& address) {
     return all;
 }
 
-// Shows a lease to `see`; the row points into the lease and into locals, so it is valid only during that call.
-template <typename See>
-void show(const Lease& lease, const std::vector<uint8_t>& client, dhcp_etcd_lease row, See&& see) {
+// Fills in what leases of both protocols have, without the user context. The row points into the lease.
+dhcp_etcd_lease row_of(const Lease& lease, const std::vector<uint8_t>& client, dhcp_etcd_lease row) {
     const auto address = address_bytes(lease.addr_);
     std::copy(address.begin(), address.end(), row.address);
-    std::string user_context;
-    if (lease.getContext()) {
-        user_context = lease.getContext()->str();
-    }
     row.fqdn_fwd = lease.fqdn_fwd_ ? 1 : 0;
     row.fqdn_rev = lease.fqdn_rev_ ? 1 : 0;
     row.state = lease.state_;
     row.subnet_id = lease.subnet_id_;
+    row.pool_id = pool_id(lease);
     row.valid_lft = lease.valid_lft_;
     row.cltt = lease.cltt_;
     if (lease.hwaddr_) {
@@ -89,25 +89,34 @@ void show(const Lease& lease, const std::vector<uint8_t>& client, dhcp_etcd_leas
     }
     row.client = bytes_of(client);
     row.hostname = bytes_of(lease.hostname_);
-    row.user_context = bytes_of(user_context);
-    see(row);
+    return row;
 }
 
-template <typename See>
-void show(const Lease4Ptr& lease, See&& see) {
+dhcp_etcd_lease row_of(const Lease4& lease) {
     dhcp_etcd_lease row{};
     row.type = DHCP_ETCD_TYPE_V4;
-    show(*lease, lease->getClientIdVector(), row, see);
+    return row_of(lease, lease.getClientIdVector(), row);
 }
 
-template <typename See>
-void show(const Lease6Ptr& lease, See&& see) {
+dhcp_etcd_lease row_of(const Lease6& lease) {
     dhcp_etcd_lease row{};
-    row.type = static_cast<uint8_t>(lease->type_);
-    row.prefix_len = lease->prefixlen_;
-    row.iaid = lease->iaid_;
-    row.preferred_lft = lease->preferred_lft_;
-    show(*lease, lease->getDuidVector(), row, see);
+    row.type = static_cast<uint8_t>(lease.type_);
+    row.prefix_len = lease.prefixlen_;
+    row.iaid = lease.iaid_;
+    row.preferred_lft = lease.preferred_lft_;
+    return row_of(lease, lease.getDuidVector(), row);
+}
+
+// Shows a lease to `see`; the row is valid only during that call.
+template <typename LeasePointer, typename See>
+void show(const LeasePointer& lease, See&& see) {
+    dhcp_etcd_lease row = row_of(*lease);
+    std::string user_context;
+    if (lease->getContext()) {
+        user_context = lease->getContext()->str();
+    }
+    row.user_context = bytes_of(user_context);
+    see(row);
 }
 
 // An eventfd in the set that Kea's main loop waits on. Made once and never closed: a thread may be about to write to it
@@ -121,9 +130,7 @@ std::int32_t hooks_version() {
 }
 
 void check_states() {
-    // Kea defines these numbers in its library, not in its headers, so this is the earliest that they can be compared.
-    if (Lease::STATE_DEFAULT != DHCP_ETCD_STATE_ASSIGNED || Lease::STATE_DECLINED != DHCP_ETCD_STATE_DECLINED ||
-        Lease::STATE_EXPIRED_RECLAIMED != DHCP_ETCD_STATE_EXPIRED_RECLAIMED) {
+    if (!states_are_known()) {
         throw std::logic_error("this Kea numbers the states of leases in another way than include/dhcp_etcd.h");
     }
 }
@@ -227,6 +234,21 @@ void wake_main_loop() {
     }
 }
 
+bool track_lease_database() {
+    return track_leases([](const LeasePtr& lease, bool deleted) {
+        // Kea holds the lock of its lease database meanwhile.
+        if (lease->getType() == Lease::TYPE_V4) {
+            lease_written(row_of(static_cast<const Lease4&>(*lease)), deleted);
+        } else {
+            lease_written(row_of(static_cast<const Lease6&>(*lease)), deleted);
+        }
+    });
+}
+
+void leave_lease_database() {
+    leave_leases();
+}
+
 bool fake_allocation(CalloutHandle& handle) {
     bool fake = false;
     handle.getArgument("fake_allocation", fake);
@@ -264,6 +286,28 @@ void show_exchange4(CalloutHandle& handle, Exchange& exchange) {
         for (const auto& lease : *assigned) {
             exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
         }
+    }
+}
+
+void show_offer4(CalloutHandle& handle, Exchange& exchange) {
+    uint32_t lifetime = 0;
+    handle.getArgument("offer_lifetime", lifetime);
+    Lease4CollectionPtr offered;
+    handle.getArgument("leases4", offered);
+    if (offered && lifetime > 0) {
+        Pkt4Ptr query;
+        handle.getArgument("query4", query);
+        for (const auto& lease : *offered) {
+            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
+        }
+    }
+}
+
+void show_registered6(CalloutHandle& handle, LeaseReader& reader) {
+    Lease6Ptr known;
+    handle.getArgument("old_lease6", known);
+    if (known) {
+        show(known, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
     }
 }
 

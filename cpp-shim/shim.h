@@ -65,6 +65,11 @@ bool lease_database_open();
 void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader);
 void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader);
 
+// Has lease_written() of the Rust half called with every lease that is written from now on, until the end of the lease
+// database or leave_lease_database(), from whatever thread writes; whether this Kea and its backend can do that.
+bool track_lease_database();
+void leave_lease_database();
+
 // The main loop: once listening, waking it (from any thread) calls main_loop_turn() on the main thread.
 void listen_main_loop();
 void leave_main_loop();
@@ -74,6 +79,8 @@ void wake_main_loop();
 bool fake_allocation(CalloutHandle& handle);
 void show_lease4(CalloutHandle& handle, LeaseReader& reader);
 void show_lease6(CalloutHandle& handle, LeaseReader& reader);
+void show_registered6(CalloutHandle& handle, LeaseReader& reader); // the lease before, if there was one
+void show_offer4(CalloutHandle& handle, Exchange& exchange);       // if it was written
 void show_exchange4(CalloutHandle& handle, Exchange& exchange);
 void show_exchange6(CalloutHandle& handle, Exchange& exchange);
 rust::String command_name(CalloutHandle& handle);

@@ -12,7 +12,9 @@
 enum dhcp_etcd_state {
     DHCP_ETCD_STATE_ASSIGNED = 0,
     DHCP_ETCD_STATE_DECLINED = 1,
-    DHCP_ETCD_STATE_EXPIRED_RECLAIMED = 2
+    DHCP_ETCD_STATE_EXPIRED_RECLAIMED = 2,
+    DHCP_ETCD_STATE_RELEASED = 3,  /* Kea 3.0 */
+    DHCP_ETCD_STATE_REGISTERED = 4 /* Kea 3.0 */
 };
 
 /* Lease::Type. */
@@ -50,6 +52,7 @@ struct dhcp_etcd_lease {
     uint8_t fqdn_rev;              /* 0 or 1 */
     uint32_t state;                /* enum dhcp_etcd_state, or a number of a newer Kea */
     uint32_t subnet_id;
+    uint32_t pool_id;              /* 0 for none, as before Kea 2.4 */
     uint32_t iaid;                 /* DHCPv6 only */
     uint32_t valid_lft;            /* seconds, or DHCP_ETCD_INFINITE_LIFETIME */
     uint32_t preferred_lft;        /* seconds; DHCPv6 only */

@@ -28,7 +28,7 @@ use crate::mirror::{Kea, Mirror};
 use crate::record::{relay, v4};
 
 /// `include/dhcp_etcd.h`, as bindgen reads it.
-#[allow(missing_docs, non_camel_case_types, non_upper_case_globals, clippy::pedantic)]
+#[allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::pedantic)]
 mod abi {
     include!(concat!(env!("OUT_DIR"), "/abi.rs"));
 }
@@ -66,6 +66,9 @@ mod ffi {
         fn read_page6(after: &[u8; 16], limit: usize, reader: &mut PageReader) -> Result<()>;
         fn lease_database_open() -> Result<bool>;
 
+        fn track_lease_database() -> Result<bool>;
+        fn leave_lease_database() -> Result<()>;
+
         fn listen_main_loop() -> Result<()>;
         fn leave_main_loop() -> Result<()>;
         fn wake_main_loop();
@@ -73,6 +76,8 @@ mod ffi {
         fn fake_allocation(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
         fn show_lease4(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
         fn show_lease6(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
+        fn show_registered6(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
+        fn show_offer4(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
         fn show_exchange4(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
         fn show_exchange6(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
         fn command_name(handle: Pin<&mut CalloutHandle>) -> Result<String>;
@@ -96,6 +101,7 @@ mod ffi {
         fn assigned4(self: &mut Exchange, address: u32, giaddr: u32);
         fn assigned6(self: &mut Exchange, address: &[u8; 16], lease_type: u8, link: &[u8; 16]);
 
+        fn lease_written(row: &LeaseRow, deleted: bool);
         fn main_loop_turn();
         fn own_command(command: &str) -> String;
     }
@@ -163,15 +169,22 @@ fn lease_type(kind: u8) -> LeaseType {
     }
 }
 
-fn copy(row: &LeaseRow) -> Lease {
-    let is_v4 = u32::from(row.type_) == abi::dhcp_etcd_type::DHCP_ETCD_TYPE_V4;
+fn is_v4(row: &LeaseRow) -> bool {
+    u32::from(row.type_) == abi::dhcp_etcd_type::DHCP_ETCD_TYPE_V4
+}
+
+fn address(row: &LeaseRow) -> IpAddr {
     let [a, b, c, d, ..] = row.address;
+    if is_v4(row) { [a, b, c, d].into() } else { v6(row.address) }
+}
+
+fn copy(row: &LeaseRow) -> Lease {
     let client = bytes(&row.client).into();
     Lease {
-        address: if is_v4 { [a, b, c, d].into() } else { v6(row.address) },
+        address: address(row),
         state: row.state,
         hwaddr: bytes(&row.hwaddr).into(),
-        protocol: if is_v4 {
+        protocol: if is_v4(row) {
             Protocol::V4 { client_id: client }
         } else {
             Protocol::V6 {
@@ -186,6 +199,7 @@ fn copy(row: &LeaseRow) -> Lease {
         fqdn_fwd: row.fqdn_fwd != 0,
         fqdn_rev: row.fqdn_rev != 0,
         subnet_id: row.subnet_id,
+        pool_id: row.pool_id,
         cltt: row.cltt,
         valid_lft: row.valid_lft,
         user_context: String::from_utf8_lossy(bytes(&row.user_context)).into(),
@@ -208,6 +222,7 @@ const _: () = {
     assert!(lease::STATE_ASSIGNED == state::DHCP_ETCD_STATE_ASSIGNED);
     assert!(lease::STATE_DECLINED == state::DHCP_ETCD_STATE_DECLINED);
     assert!(lease::STATE_EXPIRED_RECLAIMED == state::DHCP_ETCD_STATE_EXPIRED_RECLAIMED);
+    assert!(lease::STATE_RELEASED == state::DHCP_ETCD_STATE_RELEASED);
 };
 
 /// The running server, as the mirror sees it.
@@ -251,6 +266,13 @@ impl Kea for KeaServer {
 
     fn lease_database_open(&self) -> bool {
         ffi::lease_database_open().unwrap_or(false)
+    }
+
+    fn track_lease_database(&self) -> bool {
+        ffi::track_lease_database().unwrap_or_else(|exception| {
+            error!(target: messages::BUG, "the lease database tells no changes: {}", exception.what());
+            false
+        })
     }
 
     fn wake_main_loop(&self) {
@@ -325,6 +347,16 @@ fn never_unwind<T>(what: &str, work: impl FnOnce() -> T) -> Option<T> {
             let _ = catch_unwind(|| error!(target: messages::BUG, "{what} panicked: {reason}"));
         })
         .ok()
+}
+
+/// The lease database has written a row, or deleted it. Kea holds the lock of the database meanwhile.
+fn lease_written(row: &LeaseRow, deleted: bool) {
+    with_mirror("a written lease", |mirror| {
+        let held = !deleted && lease::is_held(row.state, row.valid_lft);
+        let gone = if held { None } else { Some(copy(row).owner()) };
+        mirror.written(address(row), lease_type(row.type_), gone);
+        Ok(())
+    });
 }
 
 /// Kea's main loop was woken.
@@ -436,6 +468,7 @@ fn try_load(mut handle: Pin<&mut LibraryHandle>) -> bool {
 pub extern "C" fn unload() -> c_int {
     let done = never_unwind("unload", || {
         let _ = ffi::leave_main_loop();
+        let _ = ffi::leave_lease_database();
         let mirror = loaded().write().unwrap_or_else(PoisonError::into_inner).mirror.take();
         if let Some(mirror) = mirror {
             let unwritten = mirror.stop();
@@ -507,6 +540,16 @@ callouts! {
     lease4_renew => |mirror, handle| { about_to(mirror, Operation::Renew, &shown4(handle)?); Ok(()) };
     /// The holder found the address in use.
     lease4_decline => |mirror, handle| { about_to(mirror, Operation::Decline, &shown4(handle)?); Ok(()) };
+    /// A DISCOVER was answered (Kea 2.6): with `offer-lifetime`, the lease is written already.
+    lease4_offer => |mirror, handle| ffi::show_offer4(handle, &mut Exchange { mirror });
+    /// An address that was offered is in use (Kea 2.6): it has been declined.
+    lease4_server_decline => |mirror, handle| {
+        if let Some(lease) = &shown4(handle)?.lease {
+            mirror.about_to(Operation::Decline, lease.address);
+            mirror.assigned(lease.address, LeaseType::Na, None);
+        }
+        Ok(())
+    };
     /// The holder gives the lease back. `leases4_committed` follows the write, and what is left then is called updated.
     lease4_release => |mirror, handle| { about_to(mirror, Operation::Update, &shown4(handle)?); Ok(()) };
     /// A lease is past its end and about to be reclaimed.
@@ -529,6 +572,13 @@ callouts! {
     lease6_rebind => |mirror, handle| { about_to(mirror, Operation::Rebind, &shown6(handle)?); Ok(()) };
     /// The holder found the address in use.
     lease6_decline => |mirror, handle| { about_to(mirror, Operation::Decline, &shown6(handle)?); Ok(()) };
+    /// A client tells an address that it made up itself (RFC 9686, Kea 3.0). `leases6_committed` follows the write.
+    addr6_register => |mirror, handle| {
+        let mut known = LeaseReader::default();
+        ffi::show_registered6(handle, &mut known)?;
+        about_to(mirror, Operation::Renew, &known);
+        Ok(())
+    };
     /// The holder gives the lease back. `leases6_committed` follows the write, and what is left then is called updated.
     lease6_release => |mirror, handle| { about_to(mirror, Operation::Update, &shown6(handle)?); Ok(()) };
     /// A lease is past its end and about to be reclaimed.

@@ -21,6 +21,14 @@ pub const STATE_EXPIRED_RECLAIMED: u32 = 2;
 /// `state` of a row that Kea 3.0 keeps after a release (Kea `Lease::STATE_RELEASED`).
 pub const STATE_RELEASED: u32 = 3;
 
+/// Whether a row with this state and lifetime means that somebody holds the address. Rows that Kea keeps after reclamation
+/// or release do not; Kea 2.6 gives a released one no lifetime, and Kea's lease file takes such a row for a removal
+/// (`lease_file_loader.h`).
+#[must_use]
+pub fn is_held(state: u32, valid_lft: u32) -> bool {
+    !matches!(state, STATE_EXPIRED_RECLAIMED | STATE_RELEASED) && valid_lft != 0
+}
+
 /// Which server loaded the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -118,6 +126,8 @@ pub struct Lease {
     pub fqdn_rev: bool,
     /// The subnet.
     pub subnet_id: u32,
+    /// The pool (Kea 2.4 and later); 0 for none.
+    pub pool_id: u32,
     /// Client's last transaction time, seconds since the epoch.
     pub cltt: i64,
     /// Seconds, or [`INFINITE_LIFETIME`].
@@ -127,10 +137,10 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Whether the row means that somebody holds the address. Rows that Kea keeps after reclamation or release do not.
+    /// Whether the row means that somebody holds the address.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        !matches!(self.state, STATE_EXPIRED_RECLAIMED | STATE_RELEASED)
+        is_held(self.state, self.valid_lft)
     }
 
     /// When the lease ends, in seconds since the epoch; `None` when it never does.
@@ -163,6 +173,7 @@ impl Lease {
             fqdn_fwd: false,
             fqdn_rev: false,
             subnet_id: 1,
+            pool_id: 0,
             cltt: 0,
             valid_lft: 3600,
             user_context: "".into(),

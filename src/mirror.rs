@@ -2,15 +2,24 @@
 //!
 //! A callout's payload is not what gets mirrored: some leases are reported and not written, some written and reported as
 //! removed, and callouts of two clients can run in the opposite order of their writes. So a callout after the write only
-//! says *which* address changed; under a lock of that address the lease database is read again and what it holds is put
-//! into the queue. The last write of an address is followed by its callout, whose read sees that write, and the queue's
-//! order is the order of the reads: the last entry is the final state, whatever the order of the callouts.
+//! says *which* address changed: the lease database is read again, and what it holds is put into the queue, unless
+//! something was put in for that address since the read began; then it is read once more. So the queue's order is the
+//! order of the reads. The last write of an address is followed by its callout, whose read sees that write: the last entry
+//! is the final state, whatever the order of the callouts. No lock is held while the database is read, which may be an SQL
+//! server far away.
 //!
 //! Callouts before the write only tell the record's `operation`. Reclamation has no callout after the write; it runs on
 //! Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
+//!
+//! From Kea 2.4 on, a lease database in memory tells every write itself, also those that no callout tells: offers, High
+//! Availability's synchronisation, answers that were dropped. That happens under the database's own lock, where it cannot
+//! be read, and so early that nobody knows the operation yet. So it marks the address, too; the callout that follows takes
+//! the mark away before it reads. What is still marked at the next turn was told by no callout: a removal is read then, and
+//! a lease is suspected like one that a comparison found, since a partner has most likely written its record already.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +58,8 @@ pub trait Kea: Send + Sync + 'static {
     fn on_main_thread(&self) -> bool;
     /// Whether there is a lease database at the moment; there is none while Kea starts or ends.
     fn lease_database_open(&self) -> bool;
+    /// Has [`Mirror::written`] called with every lease that the database writes from now on; whether it can.
+    fn track_lease_database(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
     fn wake_main_loop(&self);
     /// Sets one of Kea's statistics. On the main thread only.
@@ -57,23 +68,50 @@ pub trait Kea: Send + Sync + 'static {
     fn without_signals(&self, start: &mut dyn FnMut());
 }
 
-/// An address whose lease is to be read at the next turn of the main loop.
+/// An address that is to be seen to at the next turn of the main loop.
 #[derive(Debug)]
 struct Mark {
     lease_type: LeaseType,
+    /// What is about to happen or has happened; `Sync` when nobody told.
     operation: Operation,
+    /// Which lease went, where one did.
     owner: Option<Owner>,
 }
 
-/// Locks that order read and queueing of an address. More than there are packet threads, so that they rarely meet.
+#[derive(Debug, Default)]
+struct Marks {
+    by_address: HashMap<IpAddr, Mark>,
+    /// Whether a turn is on its way.
+    turn_wanted: bool,
+}
+
+impl Marks {
+    /// Marks an address; false when as many as `limit` are marked already.
+    fn put(&mut self, address: IpAddr, mark: Mark, limit: usize) -> bool {
+        let full = self.by_address.len() >= limit;
+        match self.by_address.entry(address) {
+            // The callout before the write knew more of the lease that goes: Kea clears its host name.
+            Entry::Occupied(marked) if marked.get().owner.is_some() => {}
+            Entry::Occupied(mut marked) => drop(marked.insert(mark)),
+            Entry::Vacant(_) if full => return false,
+            Entry::Vacant(vacant) => drop(vacant.insert(mark)),
+        }
+        true
+    }
+}
+
+/// Addresses are spread over so many counters of what was put into the queue. More than there are packet threads, so that
+/// they rarely meet.
 const STRIPES: usize = 64;
 
 /// One load of the library.
 pub struct Mirror<K> {
     kea: Arc<K>,
     shared: Arc<Shared>,
-    stripes: [Mutex<()>; STRIPES],
-    marks: Mutex<HashMap<IpAddr, Mark>>,
+    stripes: [Mutex<u64>; STRIPES],
+    marks: Mutex<Marks>,
+    /// Whether the lease database tells every write itself.
+    tracked: AtomicBool,
     worker: Mutex<Option<Worker>>,
     /// Whether there is a worker, to be asked without its lock.
     working: AtomicBool,
@@ -104,8 +142,9 @@ impl<K: Kea> Mirror<K> {
         Self {
             kea: Arc::new(kea),
             shared: Arc::new(shared),
-            stripes: [const { Mutex::new(()) }; STRIPES],
+            stripes: [const { Mutex::new(0) }; STRIPES],
             marks: Mutex::default(),
+            tracked: AtomicBool::new(false),
             worker: Mutex::default(),
             working: AtomicBool::new(false),
             published: Mutex::new([-1; counters::NUMBER]),
@@ -119,6 +158,7 @@ impl<K: Kea> Mirror<K> {
 
     /// The server is configured, and about to serve (or, with `-T`, to end).
     pub fn configured(&self) {
+        self.tracked.store(self.kea.track_lease_database(), Ordering::Relaxed);
         info!(
             target: messages::CONFIGURED,
             "leases are mirrored to {}/leases/ as server {}", self.config().prefix, self.config().server_name
@@ -134,22 +174,34 @@ impl<K: Kea> Mirror<K> {
     /// Reclamation is about to remove, or recover, a lease. From the main thread, or from a packet thread that takes over
     /// an expired lease (its write is followed by a callout of its own).
     pub fn reclaiming(&self, lease: &Lease, lease_type: LeaseType, operation: Operation) {
-        let mark = Mark { lease_type, operation, owner: Some(lease.owner()) };
-        if self.mark(lease.address, mark) {
+        self.mark(lease.address, Mark { lease_type, operation, owner: Some(lease.owner()) });
+    }
+
+    /// The lease database has written what it holds of an address; `gone` is the lease that went, if one did. Called while
+    /// the database is locked, by whatever thread writes.
+    pub fn written(&self, address: IpAddr, lease_type: LeaseType, gone: Option<Owner>) {
+        let operation = if gone.is_some() { Operation::Update } else { Operation::Sync };
+        self.mark(address, Mark { lease_type, operation, owner: gone });
+    }
+
+    /// Marks an address, to be seen to at a turn of the main loop.
+    fn mark(&self, address: IpAddr, mark: Mark) {
+        let mut marks = lock(&self.marks);
+        // What nobody told can wait for the worker's tick, at most a second: most often a callout follows.
+        let wake = mark.operation != Operation::Sync && !std::mem::replace(&mut marks.turn_wanted, true);
+        let fits = marks.put(address, mark, self.config().queue_size);
+        drop(marks);
+        if !fits {
+            self.shared.counters.queue_overflows.add(1);
+        }
+        if wake {
             self.kea.wake_main_loop();
         }
     }
 
-    /// Marks an address to be read at a turn of the main loop; whether it is the first one marked.
-    fn mark(&self, address: IpAddr, mark: Mark) -> bool {
-        let mut marks = lock(&self.marks);
-        if marks.len() >= self.config().queue_size && !marks.contains_key(&address) {
-            self.shared.counters.queue_overflows.add(1);
-            return false;
-        }
-        let first = marks.is_empty();
-        marks.insert(address, mark);
-        first
+    /// Somebody tells what was written: the mark is taken away, before the read that the telling causes.
+    fn told(&self, address: IpAddr) -> Option<Mark> {
+        self.tracked.load(Ordering::Relaxed).then(|| lock(&self.marks).by_address.remove(&address)).flatten()
     }
 
     /// An exchange with a client assigned or extended a lease, or declined it.
@@ -166,15 +218,21 @@ impl<K: Kea> Mirror<K> {
     /// Kea has carried out a command.
     pub fn command(&self, name: &str, arguments: &str) {
         let arguments = serde_json::from_str::<Value>(arguments).unwrap_or_default();
+        let tracked = self.tracked.load(Ordering::Relaxed);
+        // The partner of a High Availability pair says what it has done (Kea 2.6 and later say so); its record most likely
+        // stands already, and what is marked is looked at.
+        let is_partners = arguments.get("origin").is_some_and(|origin| origin == "ha-partner");
         let (operation, addresses) = match commanded(name) {
             Commanded::Nothing => return,
+            Commanded::Named(_) if tracked && is_partners => return,
+            Commanded::Reclaimed | Commanded::Unnamed(_) if tracked => return,
             // On the main thread the marks of its callouts are read after it; elsewhere they may be read before its writes.
             Commanded::Reclaimed if self.kea.on_main_thread() => return,
             Commanded::Reclaimed => return self.shared.control.want(Purpose::Resync, "leases-reclaim"),
             Commanded::Unnamed(reason) => return self.shared.control.want(Purpose::Resync, reason),
             Commanded::Named(operation) => (operation, named_addresses(&arguments)),
         };
-        if addresses.is_empty() {
+        if addresses.is_empty() && !tracked {
             self.shared.control.want(Purpose::Resync, "command that names no address");
         }
         for (address, lease_type) in addresses {
@@ -255,14 +313,21 @@ impl<K: Kea> Mirror<K> {
     fn read_marked(&self, many: usize) {
         let (some, more) = {
             let mut marks = lock(&self.marks);
-            let addresses: Vec<IpAddr> = marks.keys().copied().take(many).collect();
+            let addresses: Vec<IpAddr> = marks.by_address.keys().copied().take(many).collect();
             let some: Vec<(IpAddr, Mark)> =
-                addresses.into_iter().filter_map(|address| marks.remove_entry(&address)).collect();
-            (some, !marks.is_empty())
+                addresses.into_iter().filter_map(|address| marks.by_address.remove_entry(&address)).collect();
+            marks.turn_wanted = !marks.by_address.is_empty();
+            (some, marks.turn_wanted)
         };
+        let mut suspects = Vec::new();
         for (address, Mark { lease_type, operation, owner }) in some {
-            self.read_again(address, lease_type, operation, None, owner);
+            if operation == Operation::Sync {
+                suspects.push(address);
+            } else {
+                self.read_again(address, lease_type, operation, None, owner);
+            }
         }
+        self.shared.readings.suspect(suspects);
         if more {
             self.kea.wake_main_loop();
         }
@@ -294,6 +359,7 @@ impl<K: Kea> Mirror<K> {
     }
 
     /// Reads what the lease database holds of an address and queues it, as one step against others for that address.
+    /// `owner` is whose lease went, where that is known.
     fn read_again(
         &self,
         address: IpAddr,
@@ -302,29 +368,38 @@ impl<K: Kea> Mirror<K> {
         relay: Option<IpAddr>,
         owner: Option<Owner>,
     ) {
+        let found = operation == Operation::Sync;
+        let marked = if found { None } else { self.told(address) };
+        let owner = owner.or(marked.and_then(|mark| mark.owner));
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
-        let stripe = usize::try_from(hash % STRIPES as u64).unwrap_or(0);
-        let in_order = lock(&self.stripes[stripe]);
-        let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
-            Ok(Some(lease)) if lease.is_held() => {
-                let found = operation == Operation::Sync;
-                if found && self.may_have_vanished(&lease) {
+        let stripe = &self.stripes[usize::try_from(hash % STRIPES as u64).unwrap_or(0)];
+        let queued = loop {
+            let before = *lock(stripe);
+            let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
+                Ok(Some(lease)) if lease.is_held() => {
+                    if found && self.may_have_vanished(&lease) {
+                        return;
+                    }
+                    (if found { lease.cltt } else { now() }, Row::Held { lease, relay })
+                }
+                Ok(_) => (now(), Row::Gone { owner: owner.clone() }),
+                Err(reason) => {
+                    self.shared.counters.errors.add(1);
+                    // The worker's tick, at most a second later, brings the turn that sees to it.
+                    let mark = Mark { lease_type, operation, owner };
+                    lock(&self.marks).put(address, mark, self.config().queue_size);
+                    error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
                     return;
                 }
-                (if found { lease.cltt } else { now() }, Row::Held { lease, relay })
-            }
-            Ok(_) => (now(), Row::Gone { owner }),
-            Err(reason) => {
-                drop(in_order);
-                self.shared.counters.errors.add(1);
-                // The worker's tick, at most a second later, brings the turn that reads it again.
-                self.mark(address, Mark { lease_type, operation, owner });
-                error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
-                return;
+            };
+            let change = Box::new(Change { timestamp, operation, row });
+            let mut puts = lock(stripe);
+            // Each round in vain is one in which another thread got through.
+            if *puts == before {
+                *puts += 1;
+                break self.shared.handover.put(address, change);
             }
         };
-        let queued = self.shared.handover.put(address, Box::new(Change { timestamp, operation, row }));
-        drop(in_order);
         if !self.working.load(Ordering::Relaxed) {
             // Nobody would take it: the turn starts a worker, or tries to again.
             self.kea.wake_main_loop();
@@ -416,6 +491,7 @@ mod tests {
     /// A server with one lease, of 192.0.2.1.
     struct OneLease {
         on_main_thread: bool,
+        tracks: bool,
     }
 
     impl Kea for OneLease {
@@ -434,6 +510,9 @@ mod tests {
         fn lease_database_open(&self) -> bool {
             true
         }
+        fn track_lease_database(&self) -> bool {
+            self.tracks
+        }
         fn wake_main_loop(&self) {}
         fn set_statistic(&self, _: &str, _: i64) {}
         fn without_signals(&self, start: &mut dyn FnMut()) {
@@ -442,7 +521,16 @@ mod tests {
     }
 
     fn mirror(on_main_thread: bool) -> Mirror<OneLease> {
-        Mirror::new(OneLease { on_main_thread }, Family::V4, Config::parse("{}").unwrap(), Changes::new())
+        let kea = OneLease { on_main_thread, tracks: false };
+        Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new())
+    }
+
+    /// A mirror that is told every write.
+    fn tracking() -> Mirror<OneLease> {
+        let kea = OneLease { on_main_thread: true, tracks: true };
+        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new());
+        mirror.configured();
+        mirror
     }
 
     fn wanted(on_main_thread: bool, command: &str, arguments: &str) -> Option<&'static str> {
@@ -488,6 +576,70 @@ mod tests {
         for (operation, changes) in [(Operation::Sync, 0), (Operation::Update, 1)] {
             mirror.read_again(address, LeaseType::Na, operation, None, None);
             assert_eq!(mirror.shared.handover.take(Changes::new()).len(), changes);
+        }
+    }
+    const HELD: &str = "192.0.2.1";
+
+    #[test]
+    fn a_write_that_a_callout_tells_is_read_once() {
+        let mirror = tracking();
+        let address = HELD.parse().unwrap();
+        mirror.about_to(Operation::Renew, address);
+        mirror.written(address, LeaseType::Na, None);
+        mirror.assigned(address, LeaseType::Na, None);
+        let changes = mirror.shared.handover.take(Changes::new());
+        assert_eq!(changes[&address].operation, Operation::Renew);
+        mirror.turn();
+        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+        assert!(mirror.shared.readings.take_suspects().is_empty());
+    }
+
+    #[test]
+    fn a_write_that_no_callout_tells_makes_a_suspect() {
+        let mirror = tracking();
+        let address = HELD.parse().unwrap();
+        mirror.written(address, LeaseType::Na, None);
+        mirror.turn();
+        assert_eq!(mirror.shared.readings.take_suspects(), [address]);
+        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+    }
+
+    #[test]
+    fn a_removal_that_no_callout_tells_is_about_the_lease_that_went() {
+        let mirror = tracking();
+        let mut lease = Lease::plain_v4(0xc000_0202);
+        lease.hostname = b"printer".as_slice().into();
+        mirror.reclaiming(&lease, LeaseType::Na, Operation::Update);
+        // Kea clears the name before it writes.
+        let unnamed = Owner { hostname: [].into(), ..lease.owner() };
+        mirror.written(lease.address, LeaseType::Na, Some(unnamed));
+        mirror.turn();
+        let changes = mirror.shared.handover.take(Changes::new());
+        assert_eq!(changes[&lease.address].row, Row::Gone { owner: Some(lease.owner()) });
+    }
+
+    #[test]
+    fn what_the_partner_of_a_pair_has_told_is_looked_at_and_not_written_once_more() {
+        let mirror = tracking();
+        let address = HELD.parse().unwrap();
+        mirror.written(address, LeaseType::Na, None);
+        mirror.command("lease4-update", r#"{"ip-address":"192.0.2.1","origin":"ha-partner"}"#);
+        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+        mirror.turn();
+        assert_eq!(mirror.shared.readings.take_suspects(), [address]);
+    }
+
+    #[test]
+    fn a_database_that_tells_every_write_needs_no_comparison_after_commands() {
+        let mirror = tracking();
+        for (command, arguments) in [
+            ("lease4-wipe", "null"),
+            ("ha-sync", "{}"),
+            ("lease4-del", r#"{"identifier":"01:02"}"#),
+            ("leases-reclaim", "{}"),
+        ] {
+            mirror.command(command, arguments);
+            assert_eq!(mirror.shared.control.next(false), None, "{command}");
         }
     }
 }

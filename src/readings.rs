@@ -28,6 +28,8 @@ pub struct Wanted {
 struct State {
     page_after: Option<IpAddr>,
     addresses: VecDeque<IpAddr>,
+    /// Addresses that the main thread suspects.
+    suspects: Vec<IpAddr>,
     /// Addresses that a turn has taken and not read yet.
     being_read: usize,
     /// The page that was read last, and after which address.
@@ -70,6 +72,19 @@ impl Readings {
     /// Returns when something was read.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// The main thread suspects that the records of these addresses are behind.
+    pub fn suspect(&self, addresses: Vec<IpAddr>) {
+        if !addresses.is_empty() {
+            self.lock().suspects.extend(addresses);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// What the main thread suspects.
+    pub fn take_suspects(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.lock().suspects)
     }
 
     /// The main thread takes over what is wanted.

@@ -68,6 +68,8 @@ struct Record<'a> {
     fqdn_fwd: bool,
     fqdn_rev: bool,
     subnet_id: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pool_id: u32,
     cltt: i64,
     valid_lft: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +100,7 @@ impl<'a> Record<'a> {
             fqdn_fwd: lease.fqdn_fwd,
             fqdn_rev: lease.fqdn_rev,
             subnet_id: lease.subnet_id,
+            pool_id: lease.pool_id,
             cltt: lease.cltt,
             valid_lft: lease.valid_lft,
             preferred_lft: None,
@@ -168,6 +171,11 @@ impl Content {
 #[must_use]
 pub fn to_json(lease: &Lease, operation: Operation, relay: Option<IpAddr>, timestamp: i64, server: &str) -> Vec<u8> {
     Record::new(lease, operation.name(), relay, timestamp, server).json()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Colon-separated lower-case hex, as Kea spells identifiers; `None` for no bytes.
@@ -330,6 +338,13 @@ mod tests {
             json(&v4_lease(), Some("192.0.2.1".parse().unwrap())),
             r#"{"ip":"192.0.2.10","operation":"offer","state":0,"hwaddr":"aa:bb:cc:00:01:02","client_id":"01:aa","hostname":"printer.example","fqdn_fwd":false,"fqdn_rev":true,"subnet_id":7,"cltt":1700000000,"valid_lft":3600,"expires_at":1700003600,"relay_ip":"192.0.2.1","timestamp":1700000001,"server":"dhcp-a"}"#
         );
+    }
+
+    #[test]
+    fn a_pool_is_told_where_kea_has_one() {
+        let lease = Lease { pool_id: 3, ..v4_lease() };
+        assert!(json(&lease, None).contains(r#""subnet_id":7,"pool_id":3,"cltt""#));
+        assert!(Summary::parse(json(&lease, None).as_bytes()).unwrap().content == Some(Content::of(&lease)));
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Mirroring<'_> {
     /// Has the keys of suspects read, and then their leases: as many as a transaction and a turn of the main loop take,
     /// and the queue has room for.
     fn observe_suspects(&mut self) {
+        self.suspects.extend(self.shared.readings.take_suspects());
         if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
             return;
         }

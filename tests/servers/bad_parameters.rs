@@ -55,7 +55,8 @@ fn a_bad_reload_is_told_and_a_good_one_mends_it() {
     let mut bad = good.clone();
     bad["Dhcp4"]["hooks-libraries"][1]["parameters"]["queue-size"] = json!("many");
     let answer = kea.command(&json!({ "command": "config-set", "arguments": bad }));
-    assert_eq!(answer["result"], 1, "{answer}");
+    // 1, or 5 (fatal) from Kea 3.0.4 on.
+    assert_ne!(answer["result"], 0, "{answer}");
     kea.wait_log("parameter 'queue-size': found \"many\"", 1);
     kea.ask("config-set", &good);
     kea.wait_log("ETCD_CONNECTED", 2);

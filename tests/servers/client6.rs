@@ -97,6 +97,12 @@ impl Client6 {
         ias(&reply)
     }
 
+    /// Registers an address that the client made up (RFC 9686): ADDR-REG-INFORM, which must be answered.
+    pub fn register(&self, address: &DhcpOption) {
+        let reply = self.ask(&self.message(MessageType::Unknown(36), std::slice::from_ref(address)));
+        assert_eq!(reply.msg_type(), MessageType::Unknown(37));
+    }
+
     /// The four-message exchange for `wanted`; what was assigned.
     pub fn take(&mut self, wanted: &[DhcpOption]) -> Vec<DhcpOption> {
         let advertised = self.solicit(wanted);

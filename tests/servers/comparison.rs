@@ -73,7 +73,7 @@ fn leases_from_before_the_library_was_loaded_are_found() {
                     kea.ask("lease6-add", &lease);
                 }
                 let prefix = json!({
-                    "ip-address": "2001:db8:8000::", "prefix-len": 56, "type": "IA_PD", "duid": "01:02", "iaid": 1, "subnet-id": 9,
+                    "ip-address": "2001:db8:8000::", "prefix-len": 56, "type": "IA_PD", "duid": "01:02:03", "iaid": 1, "subnet-id": 9,
                 });
                 kea.ask("lease6-add", &prefix);
             }
@@ -136,12 +136,12 @@ fn commands_that_name_no_address_are_followed() {
 fn dhcpv6_commands_are_followed() {
     let etcd = Etcd::start();
     let kea = Kea::start_connected(&Wanted::new(Family::V6, &etcd.url()));
-    let lease = |n: u32| json!({ "ip-address": format!("2001:db8:0:1::{n:x}"), "duid": format!("01:{n:02x}"), "iaid": n, "subnet-id": 9 });
+    let lease = |n: u32| json!({ "ip-address": format!("2001:db8:0:1::{n:x}"), "duid": format!("01:02:{n:02x}"), "iaid": n, "subnet-id": 9 });
     kea.ask("lease6-bulk-apply", &json!({ "leases": [lease(1), lease(2), lease(3)] }));
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 3);
     kea.ask("lease6-bulk-apply", &json!({ "deleted-leases": [lease(1)], "leases": [lease(4)] }));
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 3);
-    kea.ask("lease6-del", &json!({ "identifier-type": "duid", "identifier": "01:02", "iaid": 2, "subnet-id": 9 }));
+    kea.ask("lease6-del", &json!({ "identifier-type": "duid", "identifier": "01:02:02", "iaid": 2, "subnet-id": 9 }));
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 2);
     kea.ask("lease6-wipe", &json!({ "subnet-id": 9 }));
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 0);

@@ -14,15 +14,18 @@ fn the_library_exports_what_kea_looks_up_and_cxx_needs_and_nothing_else() {
     assert_eq!(
         names,
         [
+            "addr6_register",
             "command_processed",
             "dhcp4_srv_configured",
             "dhcp6_srv_configured",
             "lease4_decline",
             "lease4_expire",
+            "lease4_offer",
             "lease4_recover",
             "lease4_release",
             "lease4_renew",
             "lease4_select",
+            "lease4_server_decline",
             "lease6_decline",
             "lease6_expire",
             "lease6_rebind",

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::ports;
 use crate::program::{self, command};
+use crate::records;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -85,6 +87,9 @@ pub struct Ports {
     pub client: Option<u16>,
 }
 
+/// Kea's library of the commands `lease4-add` and the like.
+const LEASE_COMMANDS: &str = "libdhcp_lease_cmds.so";
+
 /// The library that cargo built beside this test.
 pub fn library() -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -97,6 +102,17 @@ pub fn library() -> PathBuf {
 fn kea_hooks() -> PathBuf {
     let found = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("kea/hooks"));
     found.into_iter().find(|dir| dir.is_dir()).expect("Kea's hook libraries (Debian: kea-common)")
+}
+
+/// A directory for one server's files. Kea 2.6.3 and later want all hook libraries in one directory, and want no others
+/// to see the control socket (Kea `util/filesystem.cc`).
+pub fn directory() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    for library in [kea_hooks().join(LEASE_COMMANDS), library()] {
+        symlink(&library, dir.path().join(library.file_name().unwrap())).unwrap();
+    }
+    dir
 }
 
 fn service(family: Family) -> (&'static str, &'static str) {
@@ -112,12 +128,14 @@ fn config(wanted: &Wanted, dir: &Path) -> Value {
         "lease-database": { "type": "memfile", "persist": true, "name": path("leases.csv"), "lfc-interval": 0 },
         "control-socket": { "socket-type": "unix", "socket-name": path("ctl") },
         "hooks-libraries": [
-            { "library": kea_hooks().join("libdhcp_lease_cmds.so") },
-            { "library": library(), "parameters": wanted.parameters },
+            { "library": path(LEASE_COMMANDS) },
+            { "library": path("libdhcp_etcd.so"), "parameters": wanted.parameters },
         ],
         "multi-threading": { "enable-multi-threading": wanted.threads, "thread-pool-size": 4, "packet-queue-size": 64 },
         "loggers": [{ "name": service(wanted.family).0, "severity": "INFO", "output_options": [{ "output": "stdout" }] }],
         "valid-lifetime": 3600,
+        // Kea 3.0 would write no renewal in the first quarter of a lease.
+        "cache-max-age": 0,
     });
     let own = match wanted.family {
         Family::V4 => json!({
@@ -129,7 +147,7 @@ fn config(wanted: &Wanted, dir: &Path) -> Value {
         }),
         Family::V6 => json!({
             "interfaces-config": { "interfaces": ["lo/::1"] },
-            "data-directory": path(""),
+            "data-directory": dir,
             "preferred-lifetime": 1800,
             "subnet6": [{
                 "id": 9, "subnet": "2001:db8::/32", "pools": [{ "pool": "2001:db8:0:1::/64" }],
@@ -196,7 +214,7 @@ impl Kea {
 
     /// Starts with a configuration file that differs from what [`config`](Self::config) tells by `change`.
     fn spawn_in(host: &str, wanted: &Wanted, ports: Ports, change: impl Fn(&mut Value)) -> Self {
-        let dir = TempDir::new().unwrap();
+        let dir = directory();
         let config = config(wanted, dir.path());
         let mut file = config.clone();
         change(&mut file);
@@ -215,6 +233,9 @@ impl Kea {
             .args(ports.server.iter().flat_map(|port| ["-p".into(), port.to_string()]))
             .args(ports.client.iter().flat_map(|port| ["-P".into(), port.to_string()]))
             .env("KEA_PIDFILE_DIR", dir)
+            .env("KEA_HOOKS_PATH", dir)
+            .env("KEA_CONTROL_SOCKET_DIR", dir)
+            .env("KEA_DHCP_DATA_DIR", dir)
             .env("KEA_LOCKFILE_DIR", "none");
         program::start(&mut kea, &dir.join("log"))
     }
@@ -264,11 +285,24 @@ impl Kea {
         answer["arguments"].clone()
     }
 
+    /// Kea's version, `2.2.0`.
+    pub fn version(&self) -> String {
+        let answer = self.command(&json!({ "command": "version-get" }));
+        answer["text"].as_str().unwrap().to_owned()
+    }
+
+    /// Reloads hook libraries alone where Kea can (up to 2.5), else everything.
+    pub fn reload_libraries(&self) {
+        let known = self.ask("list-commands", &Value::Null);
+        let alone = known.as_array().unwrap().contains(&json!("libreload"));
+        self.ask(if alone { "libreload" } else { "config-reload" }, &Value::Null);
+    }
+
     /// The held leases as Kea tells them: assigned and declined ones.
     pub fn leases(&self) -> Vec<Value> {
         let all = self.ask(&format!("lease{}-get-all", self.family.number()), &Value::Null);
         let leases = all["leases"].as_array().cloned().unwrap_or_default();
-        leases.into_iter().filter(|lease| lease["state"].as_u64().unwrap() <= 1).collect()
+        leases.into_iter().filter(records::is_held).collect()
     }
 
     /// Waits until Kea's held leases are as `wanted` says; messages without an answer take effect at some time.

@@ -11,6 +11,7 @@ mod kea;
 mod mirrored;
 mod ports;
 mod program;
+mod records;
 mod tcp_link;
 
 mod bad_parameters;
@@ -24,6 +25,7 @@ mod index_keys;
 mod life4;
 mod life6;
 mod memory;
+mod newer_kea;
 mod operators;
 mod real_clients;
 mod reload;

@@ -42,20 +42,20 @@ fn start(family: Family, sample: &Value, etcd: &Etcd) -> Kea {
     Kea::start(&wanted.more(more))
 }
 
-/// Kea itself reads the file as it is, comments and all. The library lies elsewhere here, so only that is replaced.
+/// Kea itself reads the file as it is, comments and all. The libraries lie elsewhere here, so only that is replaced.
 fn assert_kea_accepts(binary: &str, name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kea-config").join(name);
-    let ours = crate::kea::library();
+    let dir = crate::kea::directory();
     let text = fs::read_to_string(path).unwrap();
-    let text = text.replace("/usr/lib/x86_64-linux-gnu/kea/hooks/libdhcp_etcd.so", ours.to_str().unwrap());
+    let text = text.replace("/usr/lib/x86_64-linux-gnu/kea/hooks", dir.path().to_str().unwrap());
     // No test changes the host's interfaces; the loopback interface is there everywhere.
     let text = text.replace("\"eth0\"", "\"lo\"");
-    let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join(name);
     fs::write(&file, text).unwrap();
     let output = std::process::Command::new(binary)
         .args(["-t", file.to_str().unwrap()])
         .env("KEA_LOCKFILE_DIR", "none")
+        .env("KEA_HOOKS_PATH", dir.path())
         .output()
         .unwrap();
     assert!(
