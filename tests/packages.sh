@@ -3,7 +3,7 @@
 set -eu
 
 packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev
-    kea-dhcp4-server kea-dhcp6-server kea-common etcd-server etcd-client
+    kea-dhcp4-server kea-dhcp6-server kea-common kea-ctrl-agent etcd-server etcd-client
     isc-dhcp-client iproute2 procps binutils jq valgrind"
 
 missing=""

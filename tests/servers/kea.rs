@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -37,12 +37,14 @@ pub struct Wanted {
     pub more: Value,
     /// A program that runs the server, with its arguments.
     pub under: Vec<String>,
+    /// Kea's own libraries between that of the lease commands and ours, with their parameters.
+    libraries: Vec<(&'static str, Value)>,
 }
 
 impl Wanted {
     pub fn new(family: Family, etcd: &str) -> Self {
         let parameters = json!({ "endpoints": [etcd], "server-name": "test" });
-        Self { family, threads: false, parameters, more: json!({}), under: Vec::new() }
+        Self { family, threads: false, parameters, more: json!({}), under: Vec::new(), libraries: Vec::new() }
     }
 
     pub fn threads(mut self, threads: bool) -> Self {
@@ -52,6 +54,12 @@ impl Wanted {
 
     pub fn more(mut self, more: Value) -> Self {
         self.more = more;
+        self
+    }
+
+    /// Loads one of Kea's own libraries before ours.
+    pub fn library(mut self, name: &'static str, parameters: Value) -> Self {
+        self.libraries.push((name, parameters));
         self
     }
 
@@ -90,6 +98,9 @@ pub struct Ports {
 /// Kea's library of the commands `lease4-add` and the like.
 const LEASE_COMMANDS: &str = "libdhcp_lease_cmds.so";
 
+/// Kea's library of High Availability.
+pub const HIGH_AVAILABILITY: &str = "libdhcp_ha.so";
+
 /// The library that cargo built beside this test.
 pub fn library() -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -109,7 +120,7 @@ fn kea_hooks() -> PathBuf {
 pub fn directory() -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
-    for library in [kea_hooks().join(LEASE_COMMANDS), library()] {
+    for library in [kea_hooks().join(LEASE_COMMANDS), kea_hooks().join(HIGH_AVAILABILITY), library()] {
         symlink(&library, dir.path().join(library.file_name().unwrap())).unwrap();
     }
     dir
@@ -124,13 +135,15 @@ fn service(family: Family) -> (&'static str, &'static str) {
 
 fn config(wanted: &Wanted, dir: &Path) -> Value {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let mut libraries = vec![json!({ "library": path(LEASE_COMMANDS) })];
+    for (name, parameters) in &wanted.libraries {
+        libraries.push(json!({ "library": path(name), "parameters": parameters }));
+    }
+    libraries.push(json!({ "library": path("libdhcp_etcd.so"), "parameters": wanted.parameters }));
     let mut server = json!({
         "lease-database": { "type": "memfile", "persist": true, "name": path("leases.csv"), "lfc-interval": 0 },
         "control-socket": { "socket-type": "unix", "socket-name": path("ctl") },
-        "hooks-libraries": [
-            { "library": path(LEASE_COMMANDS) },
-            { "library": path("libdhcp_etcd.so"), "parameters": wanted.parameters },
-        ],
+        "hooks-libraries": libraries,
         "multi-threading": { "enable-multi-threading": wanted.threads, "thread-pool-size": 4, "packet-queue-size": 64 },
         "loggers": [{ "name": service(wanted.family).0, "severity": "INFO", "output_options": [{ "output": "stdout" }] }],
         "valid-lifetime": 3600,
@@ -240,13 +253,27 @@ impl Kea {
         program::start(&mut kea, &dir.join("log"))
     }
 
+    /// A control agent for this server on a port, as the sample makes it.
+    pub fn start_agent(&self, sample: &Value, port: u16) -> Child {
+        let dir = self.dir.path();
+        let mut config = sample.clone();
+        let agent = &mut config["Control-agent"];
+        agent["http-host"] = json!("127.0.0.1");
+        agent["http-port"] = json!(port);
+        agent["control-sockets"]["dhcp4"]["socket-name"] = json!(dir.join("ctl"));
+        fs::write(dir.join("agent.conf"), config.to_string()).unwrap();
+        let mut command = Command::new("kea-ctrl-agent");
+        command.arg("-c").arg(dir.join("agent.conf")).env("KEA_PIDFILE_DIR", dir).env("KEA_LOCKFILE_DIR", "none");
+        program::start(command.env("KEA_CONTROL_SOCKET_DIR", dir), &dir.join("agent.log"))
+    }
+
     pub fn ports(&self) -> Ports {
         self.ports
     }
 
     /// `server-name` of the library in it.
     pub fn name(&self) -> Value {
-        self.config[service(self.family).1]["hooks-libraries"][1]["parameters"]["server-name"].clone()
+        self.config[service(self.family).1]["hooks-libraries"].as_array().unwrap().last().unwrap()["parameters"]["server-name"].clone()
     }
 
     pub fn log(&self) -> String {

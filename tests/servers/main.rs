@@ -21,6 +21,7 @@ mod etcd_faults;
 mod expiry;
 mod exported_symbols;
 mod few_addresses;
+mod ha;
 mod index_keys;
 mod life4;
 mod life6;

@@ -13,7 +13,7 @@ use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
 
 /// A sample as JSON: Kea's comments are those of C and take whole lines here.
-fn sample(name: &str) -> Value {
+pub fn sample(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kea-config").join(name);
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -50,7 +50,7 @@ fn assert_kea_accepts(binary: &str, name: &str) {
     let text = text.replace("/usr/lib/x86_64-linux-gnu/kea/hooks", dir.path().to_str().unwrap());
     // No test changes the host's interfaces; the loopback interface is there everywhere.
     let text = text.replace("\"eth0\"", "\"lo\"");
-    let file = dir.path().join(name);
+    let file = dir.path().join("sample.conf");
     fs::write(&file, text).unwrap();
     let output = std::process::Command::new(binary)
         .args(["-t", file.to_str().unwrap()])
@@ -64,6 +64,13 @@ fn assert_kea_accepts(binary: &str, name: &str) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn kea_accepts_the_samples_of_pairs() {
+    for mode in ["hot-standby", "load-balancing", "passive-backup"] {
+        assert_kea_accepts("kea-dhcp4", &format!("ha/{mode}.conf"));
+    }
 }
 
 #[test]

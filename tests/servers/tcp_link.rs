@@ -60,6 +60,10 @@ impl TcpLink {
         Self { shared, port }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
