@@ -10,6 +10,7 @@
 #include <dhcpsrv/lease_mgr_factory.h>
 #include <hooks/hooks.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -38,6 +39,9 @@ inline std::uint32_t pool_id([[maybe_unused]] const isc::dhcp::Lease& lease) {
 #endif
 }
 
+// Whether callbacks of this library are registered with a lease manager.
+inline std::atomic<bool> tracking{false};
+
 // Has the lease manager call `written` with each lease that it has added or updated, and with `true` beside it when it
 // has deleted it; whether it does. Kea 2.2 has no such thing. With SQL backends it is told of leases that were not
 // written, and makes two writes of one address fail (Kea 2.6, mysql_lease_mgr.cc), so memfile only.
@@ -50,6 +54,7 @@ inline bool track_leases([[maybe_unused]] std::function<void(const isc::dhcp::Le
     if (manager.getType() != "memfile") {
         return false;
     }
+    tracking = true;
     for (const Lease::Type type : {Lease::TYPE_V4, Lease::TYPE_NA, Lease::TYPE_TA, Lease::TYPE_PD}) {
         for (const auto kind : {Manager::TRACK_ADD_LEASE, Manager::TRACK_UPDATE_LEASE, Manager::TRACK_DELETE_LEASE}) {
             const bool deleted = kind == Manager::TRACK_DELETE_LEASE;
@@ -62,11 +67,11 @@ inline bool track_leases([[maybe_unused]] std::function<void(const isc::dhcp::Le
 #endif
 }
 
-// Ends that. Other libraries' callbacks for all subnets end with it: Kea knows no owner there.
+// Ends that, where it was begun. Other libraries' callbacks for all subnets end with it: Kea knows no owner there.
 inline void leave_leases() {
 #if DHCP_ETCD_KEA >= 20400
     using isc::dhcp::Lease;
-    if (isc::dhcp::LeaseMgrFactory::haveInstance()) {
+    if (tracking.exchange(false) && isc::dhcp::LeaseMgrFactory::haveInstance()) {
         for (const Lease::Type type : {Lease::TYPE_V4, Lease::TYPE_NA, Lease::TYPE_TA, Lease::TYPE_PD}) {
             isc::dhcp::LeaseMgrFactory::instance().unregisterCallbacks(isc::dhcp::SUBNET_ID_GLOBAL, type);
         }

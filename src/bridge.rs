@@ -351,11 +351,13 @@ fn never_unwind<T>(what: &str, work: impl FnOnce() -> T) -> Option<T> {
 
 /// The lease database has written a row, or deleted it. Kea holds the lock of the database meanwhile.
 fn lease_written(row: &LeaseRow, deleted: bool) {
-    with_mirror("a written lease", |mirror| {
+    never_unwind("a written lease", || {
+        // Never waits: whoever loads or unloads might wait for the lease database. The next load compares everything.
+        let Ok(loaded) = loaded().try_read() else { return };
+        let Some(mirror) = &loaded.mirror else { return };
         let held = !deleted && lease::is_held(row.state, row.valid_lft);
         let gone = if held { None } else { Some(copy(row).owner()) };
         mirror.written(address(row), lease_type(row.type_), gone);
-        Ok(())
     });
 }
 

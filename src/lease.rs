@@ -198,6 +198,14 @@ pub struct Owner {
     pub hostname: Box<[u8]>,
 }
 
+impl Owner {
+    /// Whether both are the same client, whatever the lease.
+    #[must_use]
+    pub fn is_holder(&self, other: &Self) -> bool {
+        (&self.hwaddr, &self.client, self.iaid) == (&other.hwaddr, &other.client, other.iaid)
+    }
+}
+
 /// What last changed a lease, as the record tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -72,10 +72,25 @@ pub trait Kea: Send + Sync + 'static {
 #[derive(Debug)]
 struct Mark {
     lease_type: LeaseType,
-    /// What is about to happen or has happened; `Sync` when nobody told.
     operation: Operation,
     /// Which lease went, where one did.
     owner: Option<Owner>,
+    /// Whether a callout told, or only the lease database.
+    told: bool,
+}
+
+impl Mark {
+    /// Takes over what comes after.
+    fn follow(&mut self, mut later: Self) {
+        if let (Some(gone), Some(known)) = (&mut later.owner, self.owner.take()) {
+            // The callout before the write knew more of the lease that goes: Kea clears its host name.
+            if gone.is_holder(&known) && gone.hostname.is_empty() {
+                gone.hostname = known.hostname;
+            }
+        }
+        later.told |= self.told;
+        *self = later;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,9 +105,7 @@ impl Marks {
     fn put(&mut self, address: IpAddr, mark: Mark, limit: usize) -> bool {
         let full = self.by_address.len() >= limit;
         match self.by_address.entry(address) {
-            // The callout before the write knew more of the lease that goes: Kea clears its host name.
-            Entry::Occupied(marked) if marked.get().owner.is_some() => {}
-            Entry::Occupied(mut marked) => drop(marked.insert(mark)),
+            Entry::Occupied(mut marked) => marked.get_mut().follow(mark),
             Entry::Vacant(_) if full => return false,
             Entry::Vacant(vacant) => drop(vacant.insert(mark)),
         }
@@ -174,21 +187,20 @@ impl<K: Kea> Mirror<K> {
     /// Reclamation is about to remove, or recover, a lease. From the main thread, or from a packet thread that takes over
     /// an expired lease (its write is followed by a callout of its own).
     pub fn reclaiming(&self, lease: &Lease, lease_type: LeaseType, operation: Operation) {
-        self.mark(lease.address, Mark { lease_type, operation, owner: Some(lease.owner()) });
+        self.mark(lease.address, Mark { lease_type, operation, owner: Some(lease.owner()), told: true });
     }
 
     /// The lease database has written what it holds of an address; `gone` is the lease that went, if one did. Called while
     /// the database is locked, by whatever thread writes.
     pub fn written(&self, address: IpAddr, lease_type: LeaseType, gone: Option<Owner>) {
-        let operation = if gone.is_some() { Operation::Update } else { Operation::Sync };
-        self.mark(address, Mark { lease_type, operation, owner: gone });
+        self.mark(address, Mark { lease_type, operation: Operation::Update, owner: gone, told: false });
     }
 
     /// Marks an address, to be seen to at a turn of the main loop.
     fn mark(&self, address: IpAddr, mark: Mark) {
         let mut marks = lock(&self.marks);
         // What nobody told can wait for the worker's tick, at most a second: most often a callout follows.
-        let wake = mark.operation != Operation::Sync && !std::mem::replace(&mut marks.turn_wanted, true);
+        let wake = mark.told && !std::mem::replace(&mut marks.turn_wanted, true);
         let fits = marks.put(address, mark, self.config().queue_size);
         drop(marks);
         if !fits {
@@ -224,7 +236,7 @@ impl<K: Kea> Mirror<K> {
         let is_partners = arguments.get("origin").is_some_and(|origin| origin == "ha-partner");
         let (operation, addresses) = match commanded(name) {
             Commanded::Nothing => return,
-            Commanded::Named(_) if tracked && is_partners => return,
+            Commanded::Named(_) if tracked && is_partners && !name.ends_with("-del") => return,
             Commanded::Reclaimed | Commanded::Unnamed(_) if tracked => return,
             // On the main thread the marks of its callouts are read after it; elsewhere they may be read before its writes.
             Commanded::Reclaimed if self.kea.on_main_thread() => return,
@@ -320,11 +332,12 @@ impl<K: Kea> Mirror<K> {
             (some, marks.turn_wanted)
         };
         let mut suspects = Vec::new();
-        for (address, Mark { lease_type, operation, owner }) in some {
-            if operation == Operation::Sync {
-                suspects.push(address);
-            } else {
-                self.read_again(address, lease_type, operation, None, owner);
+        for (address, Mark { lease_type, operation, owner, told }) in some {
+            match owner {
+                None if !told => suspects.push(address),
+                // Without a word of why it went, a live record of another server stays.
+                Some(_) if !told => self.read_again(address, lease_type, operation, None, None),
+                owner => self.read_again(address, lease_type, operation, None, owner),
             }
         }
         self.shared.readings.suspect(suspects);
@@ -386,8 +399,10 @@ impl<K: Kea> Mirror<K> {
                 Err(reason) => {
                     self.shared.counters.errors.add(1);
                     // The worker's tick, at most a second later, brings the turn that sees to it.
-                    let mark = Mark { lease_type, operation, owner };
-                    lock(&self.marks).put(address, mark, self.config().queue_size);
+                    let mark = Mark { lease_type, operation, owner, told: !found };
+                    if !lock(&self.marks).put(address, mark, self.config().queue_size) {
+                        self.shared.counters.queue_overflows.add(1);
+                    }
                     error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
                     return;
                 }
@@ -616,6 +631,22 @@ mod tests {
         mirror.turn();
         let changes = mirror.shared.handover.take(Changes::new());
         assert_eq!(changes[&lease.address].row, Row::Gone { owner: Some(lease.owner()) });
+    }
+
+    #[test]
+    fn a_removal_that_nobody_told_names_no_owner_and_one_that_a_partner_told_does() {
+        for (partner_tells, owner_is_told) in [(false, false), (true, true)] {
+            let mirror = tracking();
+            let lease = Lease::plain_v4(0xc000_0202);
+            mirror.written(lease.address, LeaseType::Na, Some(lease.owner()));
+            if partner_tells {
+                mirror.command("lease4-del", r#"{"ip-address":"192.0.2.2","origin":"ha-partner"}"#);
+            }
+            mirror.turn();
+            let changes = mirror.shared.handover.take(Changes::new());
+            let owner = owner_is_told.then(|| lease.owner());
+            assert_eq!(changes[&lease.address].row, Row::Gone { owner });
+        }
     }
 
     #[test]

@@ -233,10 +233,11 @@ impl Pending {
                 }
                 Plan::Settled(known) => {
                     self.due.pop_front();
+                    let unowned = matches!(change.row, Row::Gone { owner: None });
                     self.waiting.remove(&address);
                     self.found.remove(&address);
                     self.remember(address, known);
-                    self.spoilt.remove(&address);
+                    self.orphans |= self.spoilt.remove(&address).is_some() && unowned;
                     continue;
                 }
             };
@@ -275,8 +276,10 @@ impl Pending {
         let mut overtaken = Vec::new();
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
-            // A removal tells itself which index keys there were. At this very revision it was our own event.
-            self.orphans |= held && self.spoilt.get(&address).is_some_and(|as_of| *as_of < revision);
+            // A removal tells itself which index keys there were, if it knows the lease. At this very revision it was our own
+            // event.
+            let tells = matches!(change.row, Row::Gone { owner: Some(_) });
+            self.orphans |= !tells && self.spoilt.get(&address).is_some_and(|as_of| *as_of < revision);
             let indexed = self.writer.indexed(address, &change);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
@@ -316,13 +319,15 @@ impl Pending {
         conflicts
     }
 
-    /// The key of a suspect was observed. Whether its lease is to be read now: not when something told of it is pending.
+    /// The key of a suspect was observed. Whether its lease is to be read now: not when something of it is pending, which
+    /// may have been read before what made it a suspect; then it is suspected again.
     pub fn observe(&mut self, address: IpAddr, found: Found) -> bool {
-        let suspect = !self.is_pending(address);
-        if suspect {
-            self.found.insert(address, found);
+        if self.is_pending(address) {
+            self.again.push(address);
+            return false;
         }
-        suspect
+        self.found.insert(address, found);
+        true
     }
 
     /// The addresses that are to be suspected again, since something changed between two readings.
@@ -566,6 +571,7 @@ mod tests {
     fn a_finding_does_not_hide_what_a_callout_told() {
         let mut pending = pending(1);
         assert!(!pending.observe(v4(0), junk(7)));
+        assert_eq!(pending.take_again(), [v4(0)], "what waits may have been read before");
         pending.put(v4(0), sync(2));
         let batch = pending.next_batch(0).unwrap();
         assert_eq!(batch.operations()[0].change.operation, By::Renew);

@@ -122,7 +122,12 @@ impl Mirroring<'_> {
     /// Has the keys of suspects read, and then their leases: as many as a transaction and a turn of the main loop take,
     /// and the queue has room for.
     fn observe_suspects(&mut self) {
-        self.suspects.extend(self.shared.readings.take_suspects());
+        let written = self.shared.readings.take_suspects();
+        if self.suspects.len() + written.len() <= self.config().queue_size {
+            self.suspects.extend(written);
+        } else {
+            self.shared.control.want(Purpose::Resync, "many changes that no hook told");
+        }
         if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
             return;
         }
@@ -133,11 +138,6 @@ impl Mirroring<'_> {
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
         }
-    }
-
-    /// Whether the main thread has something to read.
-    pub(super) fn is_reading(&self) -> bool {
-        self.shared.readings.waiting() > 0 || self.resync.as_ref().and_then(Resync::page).is_some()
     }
 
     pub(super) fn is_reading_suspects(&self) -> bool {

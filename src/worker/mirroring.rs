@@ -14,7 +14,6 @@ use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
 use crate::config::Config;
 use crate::control::Purpose;
-use crate::counters;
 use crate::etcd::{Answer, Failure, Member, Request};
 use crate::handover::{Changes, Handover};
 use crate::history::History;
@@ -131,8 +130,6 @@ pub(super) struct Mirroring<'a> {
     pub(super) overflows_told: i64,
     pub(super) overflowing: bool,
     pub(super) ending: Ending,
-    /// What Kea's main thread was last woken for.
-    pub(super) counted: [i64; counters::NUMBER],
 }
 
 impl<'a> Mirroring<'a> {
@@ -183,7 +180,6 @@ impl<'a> Mirroring<'a> {
             overflows_told: shared.counters.queue_overflows.get(),
             overflowing: false,
             ending: Ending::No,
-            counted: [0; counters::NUMBER],
         }
     }
 
@@ -569,9 +565,7 @@ impl<'a> Mirroring<'a> {
         self.granted.retain(|id| Lifetime::end(*id) > now);
         self.tell();
         self.shared.counters.pending.set(self.waiting());
-        let counted = self.shared.counters.all().map(|(_, count)| count);
-        if std::mem::replace(&mut self.counted, counted) != counted || self.is_reading() {
-            (self.wake)();
-        }
+        // For the counters, and for what the lease database wrote and nobody told.
+        (self.wake)();
     }
 }

@@ -97,6 +97,8 @@ fn what_the_partner_of_a_pair_sends_is_mirrored_though_nothing_tells_of_it() {
             "ip-address": "10.0.1.5", "hw-address": "0a:00:00:00:00:01", "subnet-id": 7, "force-create": true,
             "origin": "ha-partner",
         });
+        // Nothing else goes on that would turn the main loop.
+        std::thread::sleep(Duration::from_secs(3));
         kea.ask("lease4-update", &lease);
         assert_eq!(assert_mirrored(&kea, &etcd)["10.0.1.5"]["operation"], "sync");
         kea.ask("lease4-del", &json!({ "ip-address": "10.0.1.5", "origin": "ha-partner" }));
