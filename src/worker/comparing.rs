@@ -123,9 +123,9 @@ impl Mirroring<'_> {
     /// and the queue has room for.
     fn observe_suspects(&mut self) {
         let written = self.shared.readings.take_suspects();
-        if self.suspects.len() + written.len() <= self.config().queue_size {
+        if self.suspects.len() < self.config().queue_size {
             self.suspects.extend(written);
-        } else {
+        } else if !written.is_empty() {
             self.shared.control.want(Purpose::Resync, "many changes that no hook told");
         }
         if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
