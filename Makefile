@@ -16,6 +16,8 @@ test: packages
 	cargo test --locked --no-default-features
 	# Everything, in real servers.
 	cargo test --locked --test servers
+	# The images of docker/, with the Kea of three Debian releases.
+	cargo test --locked --test containers
 
 chaos: packages
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
