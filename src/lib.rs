@@ -3,7 +3,7 @@
 //! A lease's way, and the modules on it:
 //!
 //! 1. [`bridge`](self): Kea calls an exported callout; the C++ shim unpacks its arguments.
-//! 2. [`mirror`]: what the hook point means; the lease database is read again, under a lock of the address.
+//! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again.
 //! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
 //! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
 //! 5. [`pending`]: which changes wait, which are under way, what is known of each key; makes the batches.
@@ -30,12 +30,15 @@ pub mod counters;
 pub mod etcd;
 pub mod guard;
 pub mod handover;
+pub mod hints;
 pub mod history;
 pub mod index;
 pub mod lease;
+pub mod lease_commands;
 pub mod lifetime;
 pub mod link;
 pub mod log;
+pub mod marks;
 pub mod messages;
 pub mod mirror;
 pub mod pending;

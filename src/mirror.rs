@@ -17,9 +17,6 @@
 //! the mark away before it reads. What is still marked at the next turn was told by no callout: a removal is read then, and
 //! a lease is suspected like one that a comparison found, since a partner has most likely written its record already.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +30,11 @@ use crate::config::Config;
 use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
 use crate::handover::{Changes, Handover};
+use crate::hints;
 use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
+use crate::lease_commands::{Commanded, commanded, named_addresses};
 use crate::lifetime;
+use crate::marks::{Mark, Marks};
 use crate::messages;
 use crate::readings::{PAGE, Readings, Wanted};
 use crate::worker::{Shared, Worker};
@@ -68,51 +68,6 @@ pub trait Kea: Send + Sync + 'static {
     fn without_signals(&self, start: &mut dyn FnMut());
 }
 
-/// An address that is to be seen to at the next turn of the main loop.
-#[derive(Debug)]
-struct Mark {
-    lease_type: LeaseType,
-    operation: Operation,
-    /// Which lease went, where one did.
-    owner: Option<Owner>,
-    /// Whether a callout told, or only the lease database.
-    told: bool,
-}
-
-impl Mark {
-    /// Takes over what comes after.
-    fn follow(&mut self, mut later: Self) {
-        if let (Some(gone), Some(known)) = (&mut later.owner, self.owner.take()) {
-            // The callout before the write knew more of the lease that goes: Kea clears its host name.
-            if gone.is_holder(&known) && gone.hostname.is_empty() {
-                gone.hostname = known.hostname;
-            }
-        }
-        later.told |= self.told;
-        *self = later;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Marks {
-    by_address: HashMap<IpAddr, Mark>,
-    /// Whether a turn is on its way.
-    turn_wanted: bool,
-}
-
-impl Marks {
-    /// Marks an address; false when as many as `limit` are marked already.
-    fn put(&mut self, address: IpAddr, mark: Mark, limit: usize) -> bool {
-        let full = self.by_address.len() >= limit;
-        match self.by_address.entry(address) {
-            Entry::Occupied(mut marked) => marked.get_mut().follow(mark),
-            Entry::Vacant(_) if full => return false,
-            Entry::Vacant(vacant) => drop(vacant.insert(mark)),
-        }
-        true
-    }
-}
-
 /// Addresses are spread over so many counters of what was put into the queue. More than there are packet threads, so that
 /// they rarely meet.
 const STRIPES: usize = 64;
@@ -122,7 +77,7 @@ pub struct Mirror<K> {
     kea: Arc<K>,
     shared: Arc<Shared>,
     stripes: [Mutex<u64>; STRIPES],
-    marks: Mutex<Marks>,
+    marks: Marks,
     /// Whether the lease database tells every write itself.
     tracked: AtomicBool,
     worker: Mutex<Option<Worker>>,
@@ -156,7 +111,7 @@ impl<K: Kea> Mirror<K> {
             kea: Arc::new(kea),
             shared: Arc::new(shared),
             stripes: [const { Mutex::new(0) }; STRIPES],
-            marks: Mutex::default(),
+            marks: Marks::default(),
             tracked: AtomicBool::new(false),
             worker: Mutex::default(),
             working: AtomicBool::new(false),
@@ -198,22 +153,19 @@ impl<K: Kea> Mirror<K> {
 
     /// Marks an address, to be seen to at a turn of the main loop.
     fn mark(&self, address: IpAddr, mark: Mark) {
-        let mut marks = lock(&self.marks);
         // What nobody told can wait for the worker's tick, at most a second: most often a callout follows.
-        let wake = mark.told && !std::mem::replace(&mut marks.turn_wanted, true);
-        let fits = marks.put(address, mark, self.config().queue_size);
-        drop(marks);
-        if !fits {
+        let soon = mark.told;
+        if !self.marks.put(address, mark, self.config().queue_size) {
             self.shared.counters.queue_overflows.add(1);
         }
-        if wake {
+        if soon && self.marks.want_turn() {
             self.kea.wake_main_loop();
         }
     }
 
     /// Somebody tells what was written: the mark is taken away, before the read that the telling causes.
     fn told(&self, address: IpAddr) -> Option<Mark> {
-        self.tracked.load(Ordering::Relaxed).then(|| lock(&self.marks).by_address.remove(&address)).flatten()
+        self.tracked.load(Ordering::Relaxed).then(|| self.marks.remove(address)).flatten()
     }
 
     /// An exchange with a client assigned or extended a lease, or declined it.
@@ -323,14 +275,7 @@ impl<K: Kea> Mirror<K> {
 
     /// Reads addresses that are marked, at most `many`.
     fn read_marked(&self, many: usize) {
-        let (some, more) = {
-            let mut marks = lock(&self.marks);
-            let addresses: Vec<IpAddr> = marks.by_address.keys().copied().take(many).collect();
-            let some: Vec<(IpAddr, Mark)> =
-                addresses.into_iter().filter_map(|address| marks.by_address.remove_entry(&address)).collect();
-            marks.turn_wanted = !marks.by_address.is_empty();
-            (some, marks.turn_wanted)
-        };
+        let (some, more) = self.marks.take(many);
         let mut suspects = Vec::new();
         for (address, Mark { lease_type, operation, owner, told }) in some {
             match owner {
@@ -400,7 +345,7 @@ impl<K: Kea> Mirror<K> {
                     self.shared.counters.errors.add(1);
                     // The worker's tick, at most a second later, brings the turn that sees to it.
                     let mark = Mark { lease_type, operation, owner, told: !found };
-                    if !lock(&self.marks).put(address, mark, self.config().queue_size) {
+                    if !self.marks.put(address, mark, self.config().queue_size) {
                         self.shared.counters.queue_overflows.add(1);
                     }
                     error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
@@ -427,76 +372,8 @@ impl<K: Kea> Mirror<K> {
     }
 }
 
-/// What a command does to leases.
-enum Commanded {
-    /// Nothing.
-    Nothing,
-    /// Something to those that its arguments name.
-    Named(Operation),
-    /// Expired ones are reclaimed, and callouts have told which.
-    Reclaimed,
-    /// Something, without naming them.
-    Unnamed(&'static str),
-}
-
-fn commanded(name: &str) -> Commanded {
-    match name {
-        "lease4-add" | "lease6-add" => Commanded::Named(Operation::Add),
-        "lease4-update" | "lease6-update" | "lease4-del" | "lease6-del" | "lease6-bulk-apply" => {
-            Commanded::Named(Operation::Update)
-        }
-        "leases-reclaim" => Commanded::Reclaimed,
-        "lease4-wipe" => Commanded::Unnamed("lease4-wipe"),
-        "lease6-wipe" => Commanded::Unnamed("lease6-wipe"),
-        // It writes straight into the lease database (Kea ha_service.cc, asyncSyncLeasesInternal).
-        "ha-sync" => Commanded::Unnamed("ha-sync"),
-        _ => Commanded::Nothing,
-    }
-}
-
-/// The addresses in a lease command's arguments: its own, or those of `lease6-bulk-apply` in both of its lists.
-fn named_addresses(arguments: &Value) -> Vec<(IpAddr, LeaseType)> {
-    let one = |lease: &Value| {
-        let address = lease.get("ip-address")?.as_str()?.parse().ok()?;
-        let lease_type = lease.get("type").and_then(Value::as_str).and_then(LeaseType::from_name);
-        Some((address, lease_type.unwrap_or(LeaseType::Na)))
-    };
-    let lists = ["deleted-leases", "leases"].into_iter().filter_map(|name| arguments.get(name)?.as_array()).flatten();
-    std::iter::once(arguments).chain(lists).filter_map(one).collect()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What callouts before the write told, for the callout after it: both run on the thread that handles the exchange.
-mod hints {
-    use super::{Cell, IpAddr, Operation, RefCell};
-
-    /// Leases of one exchange that are remembered; those beyond are called newly assigned.
-    const ROOM: usize = 16;
-
-    thread_local! {
-        static HINTS: RefCell<[Option<(IpAddr, Operation)>; ROOM]> = const { RefCell::new([None; ROOM]) };
-        static NEXT: Cell<usize> = const { Cell::new(0) };
-    }
-
-    /// Remembers what is about to happen to an address, instead of what was told of it before.
-    pub fn tell(address: IpAddr, operation: Operation) {
-        HINTS.with_borrow_mut(|hints| {
-            let known = hints.iter().position(|hint| hint.is_some_and(|(known, _)| known == address));
-            let place = known.unwrap_or_else(|| NEXT.replace((NEXT.get() + 1) % ROOM));
-            hints[place] = Some((address, operation));
-        });
-    }
-
-    /// What was told of an address, once.
-    pub fn told(address: IpAddr) -> Option<Operation> {
-        HINTS.with_borrow_mut(|hints| {
-            let hint = hints.iter_mut().find(|hint| hint.is_some_and(|(known, _)| known == address))?;
-            hint.take().map(|(_, operation)| operation)
-        })
-    }
 }
 
 #[cfg(test)]
