@@ -119,6 +119,17 @@ void show(const LeasePointer& lease, See&& see) {
     see(row);
 }
 
+// Shows leases that were written for a message, with the relay that it came through.
+void show_assigned4(CalloutHandle& handle, const Lease4CollectionPtr& assigned, Exchange& exchange) {
+    if (assigned && !assigned->empty()) {
+        Pkt4Ptr query;
+        handle.getArgument("query4", query);
+        for (const auto& lease : *assigned) {
+            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
+        }
+    }
+}
+
 // An eventfd in the set that Kea's main loop waits on. Made once and never closed: a thread may be about to write to it
 // while the library is unloaded, and its number must not be somebody else's then.
 std::atomic<int> wake_fd{-1};
@@ -280,13 +291,7 @@ void show_exchange4(CalloutHandle& handle, Exchange& exchange) {
             show(lease, [&](const dhcp_etcd_lease& row) { exchange.deleted(row); });
         }
     }
-    if (assigned && !assigned->empty()) {
-        Pkt4Ptr query;
-        handle.getArgument("query4", query);
-        for (const auto& lease : *assigned) {
-            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
-        }
-    }
+    show_assigned4(handle, assigned, exchange);
 }
 
 void show_offer4(CalloutHandle& handle, Exchange& exchange) {
@@ -294,12 +299,8 @@ void show_offer4(CalloutHandle& handle, Exchange& exchange) {
     handle.getArgument("offer_lifetime", lifetime);
     Lease4CollectionPtr offered;
     handle.getArgument("leases4", offered);
-    if (offered && lifetime > 0) {
-        Pkt4Ptr query;
-        handle.getArgument("query4", query);
-        for (const auto& lease : *offered) {
-            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
-        }
+    if (lifetime > 0) {
+        show_assigned4(handle, offered, exchange);
     }
 }
 

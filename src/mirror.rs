@@ -155,11 +155,16 @@ impl<K: Kea> Mirror<K> {
     fn mark(&self, address: IpAddr, mark: Mark) {
         // What nobody told can wait for the worker's tick, at most a second: most often a callout follows.
         let soon = mark.told;
-        if !self.marks.put(address, mark, self.config().queue_size) {
-            self.shared.counters.queue_overflows.add(1);
-        }
+        self.keep(address, mark);
         if soon && self.marks.want_turn() {
             self.kea.wake_main_loop();
+        }
+    }
+
+    /// Marks an address that can wait for the worker's tick.
+    fn keep(&self, address: IpAddr, mark: Mark) {
+        if !self.marks.put(address, mark, self.config().queue_size) {
+            self.shared.counters.queue_overflows.add(1);
         }
     }
 
@@ -344,10 +349,7 @@ impl<K: Kea> Mirror<K> {
                 Err(reason) => {
                     self.shared.counters.errors.add(1);
                     // The worker's tick, at most a second later, brings the turn that sees to it.
-                    let mark = Mark { lease_type, operation, owner, told: !found };
-                    if !self.marks.put(address, mark, self.config().queue_size) {
-                        self.shared.counters.queue_overflows.add(1);
-                    }
+                    self.keep(address, Mark { lease_type, operation, owner, told: !found });
                     error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
                     return;
                 }

@@ -669,14 +669,20 @@ mod tests {
         Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record }) }
     }
 
-    #[test]
-    fn our_own_records_leave_no_index_keys_behind_and_need_no_comparison() {
+    /// With the record of a lease of the name x, written at revision 5, and its index key.
+    fn indexed() -> Pending {
         let mut writer = Writer::plain("a");
         writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
         let mut pending = Pending::new(writer);
         pending.put(v4(0), named(b"x", 1));
         let batch = pending.next_batch(0).unwrap();
         pending.landed(batch, 5);
+        pending
+    }
+
+    #[test]
+    fn our_own_records_leave_no_index_keys_behind_and_need_no_comparison() {
+        let mut pending = indexed();
         // A renewal, whose event overtakes its answer.
         pending.put(v4(0), named(b"x", 2));
         let batch = pending.next_batch(0).unwrap();
@@ -703,12 +709,7 @@ mod tests {
 
     #[test]
     fn a_finding_that_fails_settles_nothing() {
-        let mut writer = Writer::plain("a");
-        writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
-        let mut pending = Pending::new(writer);
-        pending.put(v4(0), named(b"x", 1));
-        let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 5);
+        let mut pending = indexed();
         // Somebody takes the record away, and not its index key; nobody knows whether it was written again.
         let removed = || Found { key: None, as_of: 6 };
         assert!(!pending.noticed(v4(0), removed()));

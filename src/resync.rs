@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::comparison::{Comparison, Findings};
 use crate::control::Purpose;
 use crate::etcd::{Page, Request};
-use crate::lease::{Family, Lease};
+use crate::lease::{Family, Lease, now};
+use crate::pending::Pending;
 use crate::readings::PAGE;
 use crate::walk::Walk;
 
@@ -72,17 +73,17 @@ pub enum Need {
 }
 
 impl Resync {
-    /// Begins.
+    /// Begins; nothing that is `pending` is judged.
     pub fn new(
         number: u64,
         (purpose, reason): (Purpose, &'static str),
-        comparison: Comparison,
+        pending: &Pending,
         family: Family,
-        (records, index): (&str, &str),
         limit: i64,
-        since: i64,
     ) -> Self {
-        let walks = (Walk::new(records), Walk::new(index));
+        let (writer, since) = (pending.writer().clone(), now());
+        let walks = (Walk::new(writer.keys.base()), Walk::new(writer.index.base()));
+        let comparison = Comparison::new(writer, family, since, pending.addresses());
         Self {
             number,
             purpose,

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::mirroring::{Ending, Flight, Mirroring};
-use crate::comparison::Comparison;
 use crate::control::{Done, Purpose};
 use crate::etcd::Request;
 use crate::lease::{Lease, now};
@@ -29,13 +28,9 @@ impl Mirroring<'_> {
         if self.resync.is_none() {
             let early = Instant::now() < self.resync_not_before;
             let Some(wanted) = self.shared.control.next(early) else { return early.then_some(self.resync_not_before) };
-            let writer = self.pending.writer().clone();
-            let bases = (writer.keys.base().to_owned(), writer.index.base().to_owned());
-            let comparison = Comparison::new(writer, self.shared.family, now(), self.pending.addresses());
-            let bases = (bases.0.as_str(), bases.1.as_str());
             // The number of the next request was never given to a comparison before.
-            let (number, limit) = (self.next_number, self.page_limit);
-            self.resync = Some(Resync::new(number, wanted, comparison, self.shared.family, bases, limit, now()));
+            let (number, limit, family) = (self.next_number, self.page_limit, self.shared.family);
+            self.resync = Some(Resync::new(number, wanted, &self.pending, family, limit));
             self.settling = None;
             self.tell();
             self.present();
