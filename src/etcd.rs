@@ -411,6 +411,17 @@ pub fn found_key(pair: &KeyValue) -> FoundKey {
     FoundKey { revision: pair.mod_revision(), etcd_lease: pair.lease(), record: Summary::parse(pair.value()) }
 }
 
+/// A change of a key.
+#[derive(Debug)]
+pub struct KeyChange {
+    /// The key.
+    pub key: Vec<u8>,
+    /// What it holds since.
+    pub found: Found,
+    /// The record that it held before, where the watch was to tell.
+    pub before: Option<Summary>,
+}
+
 /// What a watch tells.
 #[derive(Debug)]
 pub enum Watched {
@@ -418,8 +429,8 @@ pub enum Watched {
     Changes {
         /// The revision.
         revision: i64,
-        /// Each key with what it holds since.
-        keys: Vec<(Vec<u8>, Found)>,
+        /// What happened to which key, in order.
+        changes: Vec<KeyChange>,
     },
     /// Changes were lost: compacted, or more than the client takes.
     Lost(String),
@@ -429,9 +440,10 @@ pub enum Watched {
     Disconnected(String),
 }
 
-/// Tells every change below `base` from the revision `from` on, until the connection fails or nobody listens.
-pub async fn watch(mut member: Member, base: String, from: i64, tell: mpsc::Sender<Watched>) {
-    let end = match watch_until_error(&mut member, base, from, &tell).await {
+/// Tells every change below `base` from the revision `from` on, with what was there before if `tell_before` (etcd reads
+/// it anew for each change), until the connection fails or nobody listens.
+pub async fn watch(mut member: Member, base: String, from: i64, tell_before: bool, tell: mpsc::Sender<Watched>) {
+    let end = match watch_until_error(&mut member, base, from, tell_before, &tell).await {
         Ok(end) => end,
         Err(error) => match error {
             Error::GRpcStatus(status) if status.code() as i32 == OUT_OF_RANGE => Watched::Lost(status.message().into()),
@@ -445,10 +457,14 @@ async fn watch_until_error(
     member: &mut Member,
     base: String,
     from: i64,
+    tell_before: bool,
     tell: &mpsc::Sender<Watched>,
 ) -> Result<Watched, Error> {
     // In parts, or what others wrote during an outage could be more than the client takes.
-    let options = WatchOptions::new().with_prefix().with_fragment().with_start_revision(from);
+    let mut options = WatchOptions::new().with_prefix().with_fragment().with_start_revision(from);
+    if tell_before {
+        options = options.with_prev_key();
+    }
     let mut stream = member.watch.watch(base, Some(options)).await?;
     while let Some(news) = stream.message().await? {
         if news.compact_revision() > 0 {
@@ -461,12 +477,13 @@ async fn watch_until_error(
         // the first message, which tells nothing (etcd mvcc/watchable_store.go, syncWatchers).
         let last = news.events().last().and_then(|event| event.kv()).map(etcd_client::KeyValue::mod_revision);
         let Some(revision) = last else { continue };
-        let keys = news.events().iter().filter_map(|event| {
+        let changes = news.events().iter().filter_map(|event| {
             let pair = event.kv()?;
             let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
-            Some((pair.key().to_vec(), Found { as_of: pair.mod_revision(), key }))
+            let before = event.prev_kv().and_then(|before| Summary::parse(before.value()));
+            Some(KeyChange { key: pair.key().to_vec(), found: Found { as_of: pair.mod_revision(), key }, before })
         });
-        if tell.send(Watched::Changes { revision, keys: keys.collect() }).await.is_err() {
+        if tell.send(Watched::Changes { revision, changes: changes.collect() }).await.is_err() {
             break;
         }
     }

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use crate::guard::Found;
 use crate::handover::Changes;
 use crate::lease::{Change, Row};
+use crate::record::Summary;
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
 /// Operations of a transaction: etcd's default `--max-txn-ops` of 128, which counts the largest of compares, operations
@@ -65,6 +66,15 @@ impl Batch {
     }
 }
 
+/// What is known of a record of ours that somebody else changed.
+#[derive(Clone, Copy, Debug)]
+struct Spoilt {
+    /// The revision at which that was seen.
+    as_of: i64,
+    /// Which index keys it had ([`Writer::indexed`]); `None` when it was changed more than once.
+    indexed: Option<u64>,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -82,9 +92,8 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
-    /// Addresses whose record somebody else took away, spoilt or forged, and at which revision that was seen: only the
-    /// record told which index keys there are.
-    spoilt: HashMap<IpAddr, i64>,
+    /// Addresses whose record somebody else took away, spoilt or forged: only the record told which index keys there are.
+    spoilt: HashMap<IpAddr, Spoilt>,
     /// Whether index keys may be left of records that are gone.
     orphans: bool,
     looked: bool,
@@ -233,11 +242,11 @@ impl Pending {
                 }
                 Plan::Settled(known) => {
                     self.due.pop_front();
-                    let unowned = matches!(change.row, Row::Gone { owner: None });
+                    let indexed = self.writer.indexed(address, change);
                     self.waiting.remove(&address);
                     self.found.remove(&address);
                     self.remember(address, known);
-                    self.orphans |= self.spoilt.remove(&address).is_some() && unowned;
+                    self.orphans |= self.spoilt.remove(&address).is_some_and(|spoilt| spoilt.indexed != Some(indexed));
                     continue;
                 }
             };
@@ -276,11 +285,11 @@ impl Pending {
         let mut overtaken = Vec::new();
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
-            // A removal tells itself which index keys there were, if it knows the lease. At this very revision it was our own
-            // event.
-            let tells = matches!(change.row, Row::Gone { owner: Some(_) });
-            self.orphans |= !tells && self.spoilt.get(&address).is_some_and(|as_of| *as_of < revision);
             let indexed = self.writer.indexed(address, &change);
+            // At this very revision it was our own event. Index keys that are written anew, or that a removal knows, are not
+            // left behind.
+            let is_left = |spoilt: &Spoilt| spoilt.as_of < revision && spoilt.indexed != Some(indexed);
+            self.orphans |= self.spoilt.get(&address).is_some_and(is_left);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
             match self.found.get(&address) {
@@ -308,7 +317,7 @@ impl Pending {
                 let record = found.key.as_ref().and_then(|key| key.record.as_ref());
                 conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
             }
-            self.note_spoilt(address, &found);
+            self.note_spoilt(address, &found, None);
             if change.is_finding() {
                 self.suspect_again(address);
             } else {
@@ -342,8 +351,9 @@ impl Pending {
 
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
     /// the address is a suspect, and what was found of it before counts no more.
-    pub fn noticed(&mut self, address: IpAddr, found: Found) -> bool {
-        self.note_spoilt(address, &found);
+    /// `before` is the record that was there, where the watch tells.
+    pub fn noticed(&mut self, address: IpAddr, found: Found, before: Option<&Summary>) -> bool {
+        self.note_spoilt(address, &found, before);
         let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
         // Perhaps it is our own write, whose answer is on its way: that tells.
         if told_waits || self.in_flight.contains(&address) {
@@ -356,14 +366,22 @@ impl Pending {
         false
     }
 
-    fn note_spoilt(&mut self, address: IpAddr, found: &Found) {
+    fn note_spoilt(&mut self, address: IpAddr, found: &Found, before: Option<&Summary>) {
         let record = found.key.as_ref().and_then(|key| key.record.as_ref());
         // A partner's record tells them as well as ours did: it took the key over from one that it had seen.
-        let is_partners = record.is_some_and(|record| record.server != self.writer.server);
-        let was_changed = self.known.get(&address).is_some_and(|known| known.revision != found.revision());
-        if was_changed && !is_partners && !self.writer.index.is_off() {
-            self.spoilt.insert(address, found.as_of);
+        if self.writer.index.is_off() || record.is_some_and(|record| record.server != self.writer.server) {
+            return;
         }
+        let known = self.known.get(&address);
+        if known.is_some_and(|known| known.revision == found.revision()) {
+            return;
+        }
+        // The watch knows it also of a write that is not answered yet, and of one before this server began.
+        let before = before.filter(|record| record.server == self.writer.server);
+        let indexed = before.map(|record| self.writer.indexed_by(&record.identifiers, address));
+        let Some(indexed) = indexed.or(known.map(|known| known.indexed)) else { return };
+        let twice = self.spoilt.get(&address).is_some_and(|spoilt| spoilt.indexed != Some(indexed));
+        self.spoilt.insert(address, Spoilt { as_of: found.as_of, indexed: (!twice).then_some(indexed) });
     }
 
     fn find(&mut self, address: IpAddr, found: Found) {
@@ -615,7 +633,7 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
-        assert!(!pending.noticed(v4(0), junk(8)));
+        assert!(!pending.noticed(v4(0), junk(8), None));
         pending.put(v4(0), change(3));
         let first = pending.next_batch(0).unwrap();
         assert_eq!(first.operations().len(), 1);
@@ -632,7 +650,7 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         let batch = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), junk(9)));
+        assert!(pending.noticed(v4(0), junk(9), None));
         assert_eq!(pending.landed(batch, 8), [v4(0)]);
     }
 
@@ -650,10 +668,10 @@ mod tests {
         let mut pending = pending(2);
         let batch = pending.next_batch(0).unwrap();
         // The watch was faster than the answer.
-        assert!(pending.noticed(v4(0), junk(5)));
-        assert!(pending.noticed(v4(1), junk(6)));
+        assert!(pending.noticed(v4(0), junk(5), None));
+        assert!(pending.noticed(v4(1), junk(6), None));
         assert_eq!(pending.landed(batch, 5), [v4(1)]);
-        assert!(!pending.noticed(v4(0), junk(8)));
+        assert!(!pending.noticed(v4(0), junk(8), None));
     }
 
     fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
@@ -669,11 +687,15 @@ mod tests {
         Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record }) }
     }
 
-    /// With the record of a lease of the name x, written at revision 5, and its index key.
-    fn indexed() -> Pending {
+    fn pending_with_index() -> Pending {
         let mut writer = Writer::plain("a");
         writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
-        let mut pending = Pending::new(writer);
+        Pending::new(writer)
+    }
+
+    /// With the record of a lease of the name x, written at revision 5, and its index key.
+    fn indexed() -> Pending {
+        let mut pending = pending_with_index();
         pending.put(v4(0), named(b"x", 1));
         let batch = pending.next_batch(0).unwrap();
         pending.landed(batch, 5);
@@ -686,7 +708,7 @@ mod tests {
         // A renewal, whose event overtakes its answer.
         pending.put(v4(0), named(b"x", 2));
         let batch = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), our_record(&named(b"x", 2), 6)));
+        assert!(pending.noticed(v4(0), our_record(&named(b"x", 2), 6), None));
         pending.landed(batch, 6);
         assert!(!pending.take_orphans(), "it was our own event");
         // Another name: the record is looked at before it is written over.
@@ -698,7 +720,7 @@ mod tests {
         pending.landed(batch, 7);
         assert!(!pending.take_orphans(), "the record was as we had written it");
         // Somebody forges it: which index keys there were is known no more.
-        assert!(!pending.noticed(v4(0), our_record(&named(b"forged", 3), 8)));
+        assert!(!pending.noticed(v4(0), our_record(&named(b"forged", 3), 8), None));
         pending.put(v4(0), named(b"z", 4));
         let batch = pending.next_batch(0).unwrap();
         pending.seen(batch, vec![our_record(&named(b"forged", 3), 8)]);
@@ -712,7 +734,7 @@ mod tests {
         let mut pending = indexed();
         // Somebody takes the record away, and not its index key; nobody knows whether it was written again.
         let removed = || Found { key: None, as_of: 6 };
-        assert!(!pending.noticed(v4(0), removed()));
+        assert!(!pending.noticed(v4(0), removed(), None));
         assert!(pending.observe(v4(0), removed()));
         pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*named(b"x", 1) }));
         let batch = pending.next_batch(0).unwrap();
@@ -723,6 +745,71 @@ mod tests {
         let batch = pending.next_batch(0).unwrap();
         pending.landed(batch, 7);
         assert!(pending.take_orphans(), "the index key of the name x is left");
+    }
+
+    #[test]
+    fn what_is_spoilt_before_the_first_write_is_answered_is_told_by_the_watch() {
+        let mut pending = pending_with_index();
+        pending.put(v4(0), named(b"x", 1));
+        let batch = pending.next_batch(0).unwrap();
+        // Meanwhile the lease changes hands, and the record is spoilt.
+        pending.put(v4(0), named(b"y", 2));
+        let ours = our_record(&named(b"x", 1), 5);
+        let before = ours.key.as_ref().and_then(|key| key.record.clone());
+        assert!(pending.noticed(v4(0), ours, None));
+        assert!(pending.noticed(v4(0), junk(6), before.as_ref()));
+        pending.landed(batch, 5);
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
+        pending.landed(batch, 7);
+        assert!(pending.take_orphans(), "the index key of the name x is left");
+    }
+
+    #[test]
+    fn what_was_spoilt_before_this_server_wrote_over_it_is_told_by_the_watch() {
+        let mut pending = pending_with_index();
+        // A record of an earlier life of this server was spoilt; this one wrote over that before it was told.
+        let before = our_record(&named(b"x", 1), 5).key.and_then(|key| key.record);
+        let unnamed = named(b"", 2);
+        pending.put(v4(0), unnamed.clone());
+        let batch = pending.next_batch(0).unwrap();
+        pending.seen(batch, vec![junk(6)]);
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 7);
+        assert!(!pending.noticed(v4(0), junk(6), before.as_ref()));
+        assert!(pending.observe(v4(0), our_record(&unnamed, 7)));
+        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*unnamed }));
+        assert!(pending.next_batch(0).is_none(), "the record is as it should be");
+        assert!(pending.take_orphans(), "the index key of the name x is left");
+    }
+
+    #[test]
+    fn a_removal_takes_along_the_index_keys_of_the_lease_that_went_and_no_others() {
+        for (name, left) in [("x", false), ("", true)] {
+            let mut pending = indexed();
+            assert!(!pending.noticed(v4(0), junk(6), None));
+            // With another name the lease changed hands, and ended before that was written.
+            let Row::Held { lease, .. } = named(name.as_bytes(), 2).row else { unreachable!("a lease") };
+            let row = Row::Gone { owner: Some(lease.owner()) };
+            pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+            let look = pending.next_batch(0).unwrap();
+            pending.seen(look, vec![junk(6)]);
+            let batch = pending.next_batch(0).unwrap();
+            pending.landed(batch, 7);
+            assert_eq!(pending.take_orphans(), left, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_written_again_as_it_was_leaves_no_index_keys_behind() {
+        let mut pending = indexed();
+        let removed = || Found { key: None, as_of: 6 };
+        assert!(!pending.noticed(v4(0), removed(), None));
+        assert!(pending.observe(v4(0), removed()));
+        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*named(b"x", 1) }));
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 7);
+        assert!(!pending.take_orphans());
     }
 
     #[test]

@@ -196,10 +196,22 @@ impl Writer {
         keys
     }
 
-    /// A number that is the same for two changes whose records have the same index keys.
+    /// A number that is the same for two changes that are about the same index keys: those that a lease has, or that the
+    /// lease had that went. 0 for none.
     #[must_use]
     pub fn indexed(&self, address: IpAddr, change: &Change) -> u64 {
-        let keys = self.index_keys(address, change);
+        match &change.row {
+            _ if self.index.is_off() => 0,
+            Row::Held { lease, .. } => self.indexed_by(&Identifiers::of(lease), address),
+            Row::Gone { owner: Some(owner) } => self.indexed_by(&owner.into(), address),
+            Row::Gone { owner: None } => 0,
+        }
+    }
+
+    /// The same for a record with these identifiers.
+    #[must_use]
+    pub fn indexed_by(&self, identifiers: &Identifiers, address: IpAddr) -> u64 {
+        let keys = self.index.keys(identifiers, address);
         if keys.is_empty() { 0 } else { BuildHasherDefault::<DefaultHasher>::default().hash_one(keys) }
     }
 

@@ -193,7 +193,7 @@ impl World {
                 let server = &mut self.servers[n];
                 let found = self.events[server.watched].clone();
                 server.watched += 1;
-                server.suspected |= !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), found);
+                server.suspected |= !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), found, None);
             }
             Move::Observe(n) => {
                 let found = self.found();

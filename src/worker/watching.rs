@@ -6,8 +6,7 @@ use tracing::debug;
 
 use super::mirroring::Mirroring;
 use crate::control::Purpose;
-use crate::etcd::{self, Watched};
-use crate::guard::Found;
+use crate::etcd::{self, KeyChange, Watched};
 use crate::messages;
 
 /// A watch under way; it ends when this is dropped.
@@ -26,16 +25,18 @@ impl Mirroring<'_> {
     pub(super) fn start_watch(&mut self) {
         let Some(member) = self.link.member() else { return };
         let (tell, news) = mpsc::channel(16);
-        let base = self.pending.writer().keys.base().to_owned();
-        let task = tokio::spawn(etcd::watch(member, base, self.watched_to, tell)).abort_handle();
+        let writer = self.pending.writer();
+        // Only a record that was ours tells which index keys there are.
+        let (base, tell_before) = (writer.keys.base().to_owned(), !writer.index.is_off());
+        let task = tokio::spawn(etcd::watch(member, base, self.watched_to, tell_before, tell)).abort_handle();
         self.watch = Some(Watch { news, task });
     }
 
     pub(super) fn hear(&mut self, news: Watched) {
         match news {
-            Watched::Changes { revision, keys } => {
-                for (key, found) in keys {
-                    self.notice(&key, found);
+            Watched::Changes { revision, changes } => {
+                for change in changes {
+                    self.notice(change);
                 }
                 self.watched_to = self.watched_to.max(revision);
                 // The last revision is told again when the watch begins anew.
@@ -61,15 +62,15 @@ impl Mirroring<'_> {
     }
 
     /// A key below the records changed.
-    fn notice(&mut self, key: &[u8], found: Found) {
-        let Some(address) = self.pending.writer().keys.address(key) else { return };
+    fn notice(&mut self, KeyChange { key, found, before }: KeyChange) {
+        let Some(address) = self.pending.writer().keys.address(&key) else { return };
         if !self.shared.family.has(address) || self.own.contains(&found.as_of) {
             return;
         }
         if let Some(resync) = &mut self.resync {
             resync.touch(address);
         }
-        if self.pending.noticed(address, found) {
+        if self.pending.noticed(address, found, before.as_ref()) {
             return;
         }
         if self.noticed.len() < self.config().queue_size {

@@ -385,3 +385,20 @@ fn a_lease_that_ends_without_its_record_takes_its_index_keys_along() {
         assert!(assert_mirrored(&kea, &etcd).is_empty());
     }
 }
+
+#[test]
+fn a_record_of_an_earlier_life_takes_its_index_keys_along_when_somebody_spoils_it() {
+    let etcd = Etcd::start();
+    let mut kea = start(Family::V4, &etcd);
+    let lease = |n: u8| json!({ "ip-address": "10.0.1.5", "hw-address": format!("0a:00:00:00:00:{n:02x}"), "subnet-id": 7, "valid-lft": 3600 });
+    kea.ask("lease4-add", &lease(1));
+    assert_mirrored(&kea, &etcd);
+    kea.stop();
+    kea.restart();
+    kea.wait_log("ETCD_RESYNC", 2);
+    // The lease changes hands before anybody has looked at what became of its record.
+    etcd.ctl(&["put", &format!("{LEASES}10.0.1.5"), "no record"]);
+    kea.ask("lease4-update", &lease(2));
+    etcd.wait("one index key", |etcd| index(etcd) == ["hw-address/0a:00:00:00:00:02/10.0.1.5"]);
+    assert_mirrored(&kea, &etcd);
+}
