@@ -79,6 +79,20 @@ impl Marks {
         (some, state.turn_wanted)
     }
 
+    /// Marks addresses again that were taken and not seen to; whether there were any, for which another turn is wanted.
+    pub fn give_back(&self, some: impl ExactSizeIterator<Item = (IpAddr, Mark)>) -> bool {
+        let left = some.len() > 0;
+        let mut state = self.lock();
+        for (address, mut mark) in some {
+            if let Some(later) = state.by_address.remove(&address) {
+                mark.follow(later);
+            }
+            state.by_address.insert(address, mark);
+        }
+        state.turn_wanted |= left;
+        left
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,6 +133,11 @@ mod tests {
         assert!(!marks.want_turn());
         let (some, more) = marks.take(10);
         assert_eq!((some.len(), more), (1, false));
+        assert!(marks.give_back(some.into_iter()));
+        assert!(!marks.want_turn(), "one is wanted for it");
+        let (some, _) = marks.take(10);
+        assert_eq!(some.len(), 1);
+        assert!(!marks.give_back(std::iter::empty()));
         assert!(marks.want_turn());
     }
 }

@@ -21,6 +21,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde_json::Value;
 use tracing::{error, info};
@@ -36,7 +37,7 @@ use crate::lease_commands::{Commanded, commanded, named_addresses};
 use crate::lifetime;
 use crate::marks::{Mark, Marks};
 use crate::messages;
-use crate::readings::{PAGE, Readings, Wanted};
+use crate::readings::{PAGE, Readings, TURN};
 use crate::worker::{Shared, Worker};
 
 /// What the mirror needs of Kea.
@@ -228,8 +229,7 @@ impl<K: Kea> Mirror<K> {
     /// worker wants read, publishes the counters. On the main thread.
     pub fn turn(&self) {
         self.start_worker();
-        self.read_marked(PAGE);
-        self.read_wanted();
+        self.read(Instant::now() + TURN);
         let counters = self.shared.counters.all();
         let mut published = lock(&self.published);
         for ((name, value), published) in counters.into_iter().zip(published.iter_mut()) {
@@ -244,7 +244,9 @@ impl<K: Kea> Mirror<K> {
     /// thread, when no callout runs any more.
     pub fn stop(&self) -> Changes {
         if self.kea.lease_database_open() {
-            self.read_marked(usize::MAX);
+            for (address, mark) in self.marks.take(usize::MAX).0 {
+                self.read_marked(address, mark);
+            }
         }
         let unwritten = match lock(&self.worker).take() {
             None => self.shared.handover.take(Changes::new()),
@@ -278,40 +280,38 @@ impl<K: Kea> Mirror<K> {
         });
     }
 
-    /// Reads addresses that are marked, at most `many`.
-    fn read_marked(&self, many: usize) {
-        let (some, more) = self.marks.take(many);
-        let mut suspects = Vec::new();
-        for (address, Mark { lease_type, operation, owner, told }) in some {
-            match owner {
-                None if !told => suspects.push(address),
-                // Without a word of why it went, a live record of another server stays.
-                Some(_) if !told => self.read_again(address, lease_type, operation, None, None),
-                owner => self.read_again(address, lease_type, operation, None, owner),
-            }
-        }
-        self.shared.readings.suspect(suspects);
-        if more {
-            self.kea.wake_main_loop();
-        }
-    }
-
-    /// Reads what the worker wants read: a page, and addresses that a comparison or the watch suspects.
-    fn read_wanted(&self) {
+    /// Reads what is marked and what the worker wants read, until it is late: a page, and then an address at least.
+    fn read(&self, until: Instant) {
+        let readings = &self.shared.readings;
         if !self.kea.lease_database_open() {
             return;
         }
-        let Wanted { page_after, addresses, more } = self.shared.readings.take_wanted();
-        if page_after.is_none() && addresses.is_empty() {
-            return;
+        let page = readings.next_page().map(|after| (after, self.kea.read_page(after, PAGE)));
+        let is_late = || Instant::now() >= until;
+        let (marked, more) = self.marks.take(PAGE);
+        let mut marked = marked.into_iter();
+        for (address, mark) in marked.by_ref() {
+            self.read_marked(address, mark);
+            if is_late() {
+                break;
+            }
         }
-        for address in addresses {
+        let left = self.marks.give_back(marked);
+        while let Some(address) = readings.next_address() {
             self.read_again(address, LeaseType::Na, Operation::Sync, None, None);
+            if is_late() {
+                break;
+            }
         }
-        let page = page_after.map(|after| (after, self.kea.read_page(after, PAGE)));
-        self.shared.readings.done(page);
-        if more {
-            self.kea.wake_main_loop();
+        readings.turned(page, more || left);
+    }
+
+    fn read_marked(&self, address: IpAddr, Mark { lease_type, operation, owner, told }: Mark) {
+        match owner {
+            None if !told => self.shared.readings.suspect(address),
+            // Without a word of why it went, a live record of another server stays.
+            Some(_) if !told => self.read_again(address, lease_type, operation, None, None),
+            owner => self.read_again(address, lease_type, operation, None, owner),
         }
     }
 

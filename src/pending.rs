@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use crate::guard::Found;
 use crate::handover::Changes;
-use crate::lease::{Change, Row};
+use crate::lease::{Change, Lease, Row};
 use crate::record::Summary;
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
@@ -339,6 +339,15 @@ impl Pending {
         true
     }
 
+    /// A lease that was read after its key was observed, and had no record `as_of` that revision.
+    pub fn missing(&mut self, lease: Lease, as_of: i64) {
+        let address = lease.address;
+        if self.observe(address, Found { as_of, key: None }) {
+            let (timestamp, operation) = (lease.cltt, crate::lease::Operation::Sync);
+            self.put(address, Box::new(Change { timestamp, operation, row: Row::Held { lease, relay: None } }));
+        }
+    }
+
     /// The addresses that are to be suspected again, since something changed between two readings.
     pub fn take_again(&mut self) -> Vec<IpAddr> {
         std::mem::take(&mut self.again)
@@ -551,6 +560,22 @@ mod tests {
 
     fn junk(revision: i64) -> Found {
         Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record: None }) }
+    }
+
+    #[test]
+    fn a_missing_record_is_written_only_where_there_is_none_and_nothing_is_pending() {
+        let mut pending = pending(1);
+        let lease = |n| Lease { cltt: 7, ..Lease::plain_v4(n) };
+        pending.missing(lease(0), 5);
+        assert_eq!(pending.take_again(), [v4(0)]);
+        pending.missing(lease(1), 5);
+        let batch = pending.next_batch(0).unwrap();
+        let [told, found] = batch.operations() else { panic!("{batch:?}") };
+        assert_eq!((told.change.timestamp, found.change.timestamp), (1, 7));
+        assert_eq!(found.write.as_ref().unwrap().revision, 0);
+        // Somebody was faster: both are read anew.
+        pending.seen(batch, vec![junk(6), junk(6)]);
+        assert_eq!(pending.take_again(), [v4(1)]);
     }
 
     #[test]

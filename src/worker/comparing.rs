@@ -13,7 +13,7 @@ use crate::lease::{Lease, now};
 use crate::messages;
 use crate::pending::MAX_OPERATIONS;
 use crate::readings::PAGE;
-use crate::resync::{Need, Resync};
+use crate::resync::{Need, PACE, Resync};
 
 /// After a failed or finished comparison, the next one waits at least as long.
 pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
@@ -68,9 +68,10 @@ impl Mirroring<'_> {
         let Some(resync) = &mut self.resync else { return };
         match page {
             Ok(leases) => {
-                let suspects = resync.leases(&leases);
+                let (judged, revision) = (resync.leases(leases), resync.revision());
                 if resync.purpose == Purpose::Resync {
-                    self.suspects.extend(suspects);
+                    self.suspects.extend(judged.suspects);
+                    self.write_missing(judged.missing, revision);
                 }
             }
             Err(reason) => {
@@ -82,6 +83,29 @@ impl Mirroring<'_> {
                 self.shared.control.interrupted(purpose, "the lease database could not be read");
             }
         }
+    }
+
+    /// Leases had no record at `revision`, and were read after that.
+    fn write_missing(&mut self, missing: Vec<Lease>, revision: i64) {
+        let room = self.config().queue_size.saturating_sub(self.waiting());
+        let mut missing = missing.into_iter();
+        for lease in missing.by_ref().take(room) {
+            self.shared.counters.events.add(1);
+            self.pending.missing(lease, revision);
+        }
+        self.suspects.extend(missing.map(|lease| lease.address));
+    }
+
+    /// When Kea's main loop is to turn once more, for what the turn before left to be read.
+    pub(super) fn turn_again(&mut self) -> Option<Instant> {
+        if self.shared.readings.take_unfinished() {
+            self.turn_at = Some(Instant::now() + PACE);
+        }
+        if self.turn_at.is_some_and(|at| Instant::now() >= at) {
+            self.turn_at = None;
+            (self.wake)();
+        }
+        self.turn_at
     }
 
     /// A comparison is done.

@@ -116,6 +116,9 @@ pub(super) struct Mirroring<'a> {
     /// How many keys a comparison reads at once, at first.
     pub(super) page_limit: i64,
 
+    /// When Kea's main loop is to be woken for what it has left to be read.
+    pub(super) turn_at: Option<Instant>,
+
     pub(super) resync: Option<Resync>,
     /// Addresses that were unsettled when everything that the comparison found was queued; those that still are.
     pub(super) settling: Option<HashSet<IpAddr>>,
@@ -171,6 +174,7 @@ impl<'a> Mirroring<'a> {
             suspects: BTreeSet::new(),
             look_limit: MAX_OPERATIONS,
             page_limit: resync::KEYS,
+            turn_at: None,
             resync: None,
             settling: None,
             resync_not_before: Instant::now(),
@@ -190,7 +194,7 @@ impl<'a> Mirroring<'a> {
         let mut deadline = None;
         loop {
             self.receive();
-            let pause = self.compare();
+            let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
             self.send();
             if let Some(deadline) = &mut deadline {
                 if self.ending == Ending::Flushing && self.waiting() == 0 && self.close() {

@@ -393,6 +393,7 @@ fn a_record_of_an_earlier_life_takes_its_index_keys_along_when_somebody_spoils_i
     let lease = |n: u8| json!({ "ip-address": "10.0.1.5", "hw-address": format!("0a:00:00:00:00:{n:02x}"), "subnet-id": 7, "valid-lft": 3600 });
     kea.ask("lease4-add", &lease(1));
     assert_mirrored(&kea, &etcd);
+    kea.wait_log("ETCD_RESYNC", 1);
     kea.stop();
     kea.restart();
     kea.wait_log("ETCD_RESYNC", 2);
