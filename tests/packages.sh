@@ -4,7 +4,8 @@ set -eu
 
 packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev
     kea-dhcp4-server kea-dhcp6-server kea-common kea-ctrl-agent etcd-server etcd-client
-    isc-dhcp-client iproute2 procps binutils jq valgrind"
+    isc-dhcp-client iproute2 procps binutils jq valgrind
+    kea-admin postgresql mariadb-server"
 
 missing=""
 for package in $packages; do

@@ -6,11 +6,12 @@ use serde_json::json;
 use crate::client6::{Client6, LINK, addresses, ia_na, ia_pd};
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
+use crate::life4::How;
 use crate::mirrored::assert_mirrored;
 
-fn life(threads: bool) {
+pub fn life(how: How) {
     let etcd = Etcd::start();
-    let kea = Kea::start(&Wanted::new(Family::V6, &etcd.url()).threads(threads));
+    let kea = Kea::start(&how(Wanted::new(Family::V6, &etcd.url())));
     let mut client = Client6::new(&kea, 1);
     let wanted = [ia_na(1), ia_na(2), ia_pd(3)];
 
@@ -47,22 +48,21 @@ fn life(threads: bool) {
 
 #[test]
 fn addresses_and_a_prefix_are_taken_renewed_rebound_and_released() {
-    life(false);
+    life(&|wanted| wanted);
 }
 
 #[test]
 fn addresses_and_a_prefix_are_taken_renewed_rebound_and_released_with_packet_threads() {
-    life(true);
+    life(&|wanted| wanted.threads(true));
 }
 
-#[test]
-fn a_declined_address_is_held_until_its_probation_ends() {
+pub fn decline(how: How) {
     let etcd = Etcd::start();
     let more = json!({
         "decline-probation-period": 2,
         "expired-leases-processing": { "reclaim-timer-wait-time": 1 },
     });
-    let kea = Kea::start(&Wanted::new(Family::V6, &etcd.url()).more(more));
+    let kea = Kea::start(&how(Wanted::new(Family::V6, &etcd.url()).more(more)));
     let mut client = Client6::new(&kea, 1);
     let leases = client.take(&[ia_na(1)]);
     client.exchange(MessageType::Decline, &leases);
@@ -73,13 +73,18 @@ fn a_declined_address_is_held_until_its_probation_ends() {
     assert!(assert_mirrored(&kea, &etcd).is_empty());
 }
 
-fn expiry(threads: bool) {
+#[test]
+fn a_declined_address_is_held_until_its_probation_ends() {
+    decline(&|wanted| wanted);
+}
+
+pub fn expiry(how: How) {
     let etcd = Etcd::start();
     let more = json!({
         "valid-lifetime": 2, "preferred-lifetime": 1,
         "expired-leases-processing": { "reclaim-timer-wait-time": 1 },
     });
-    let kea = Kea::start(&Wanted::new(Family::V6, &etcd.url()).threads(threads).more(more));
+    let kea = Kea::start(&how(Wanted::new(Family::V6, &etcd.url()).more(more)));
     let mut client = Client6::new(&kea, 0);
     for number in 0..20 {
         client.become_client(number);
@@ -91,18 +96,17 @@ fn expiry(threads: bool) {
 
 #[test]
 fn expired_leases_go_with_keas_own_reclamation() {
-    expiry(false);
+    expiry(&|wanted| wanted);
 }
 
 #[test]
 fn expired_leases_go_with_keas_own_reclamation_and_packet_threads() {
-    expiry(true);
+    expiry(&|wanted| wanted.threads(true));
 }
 
-#[test]
-fn lease_commands_change_records() {
+pub fn commands(how: How) {
     let etcd = Etcd::start();
-    let kea = Kea::start(&Wanted::new(Family::V6, &etcd.url()));
+    let kea = Kea::start(&how(Wanted::new(Family::V6, &etcd.url())));
     let address = json!({ "ip-address": "2001:db8:0:1::5", "duid": "01:02:03", "iaid": 4, "subnet-id": 9 });
     let prefix = json!({
         "ip-address": "2001:db8:8000:5600::", "type": "IA_PD", "prefix-len": 56, "duid": "01:02:03", "iaid": 4,
@@ -124,4 +128,9 @@ fn lease_commands_change_records() {
     );
     kea.ask("lease6-del", &json!({ "ip-address": "2001:db8:0:1::5" }));
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 2);
+}
+
+#[test]
+fn lease_commands_change_records() {
+    commands(&|wanted| wanted);
 }

@@ -12,6 +12,7 @@ mod mirrored;
 mod ports;
 mod program;
 mod records;
+mod sql;
 mod tcp_link;
 
 mod bad_parameters;
@@ -31,5 +32,6 @@ mod operators;
 mod real_clients;
 mod reload;
 mod sample_configs;
+mod sql_leases;
 mod strange_leases;
 mod two_servers;

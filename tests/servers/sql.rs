@@ -1,0 +1,218 @@
+//! A PostgreSQL or MariaDB of the test's own, for Kea's leases.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::kea::Wanted;
+use crate::{ports, program};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    PostgreSql,
+    /// What Debian has for MySQL.
+    MariaDb,
+}
+
+impl Kind {
+    /// `type` of a lease database, and the name of Kea's library for it (from 2.7 on; before that it was built in).
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::PostgreSql => ("postgresql", "libdhcp_pgsql.so"),
+            Self::MariaDb => ("mysql", "libdhcp_mysql.so"),
+        }
+    }
+
+    /// Who it runs as: neither runs as root.
+    fn user(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "postgres",
+            Self::MariaDb => "mysql",
+        }
+    }
+
+    /// The script that makes Kea's tables (Debian: kea-admin).
+    fn schema(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "/usr/share/kea/scripts/pgsql/dhcpdb_create.pgsql",
+            Self::MariaDb => "/usr/share/kea/scripts/mysql/dhcpdb_create.mysql",
+        }
+    }
+}
+
+pub struct SqlServer {
+    kind: Kind,
+    child: Child,
+    dir: TempDir,
+    port: u16,
+    databases: AtomicU32,
+}
+
+/// An empty lease database.
+pub struct LeaseDatabase {
+    kind: Kind,
+    config: Value,
+}
+
+impl LeaseDatabase {
+    /// Has a server keep its leases there.
+    pub fn of(&self, mut wanted: Wanted) -> Wanted {
+        wanted.more["lease-database"] = self.config.clone();
+        wanted.library_where_needed(self.kind.name().1)
+    }
+}
+
+/// PostgreSQL's own programs, which are not on the path (Debian).
+fn postgres(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL (Debian: postgresql)").flatten();
+    versions.map(|version| version.path().join("bin").join(name)).find(|path| path.is_file()).expect(name)
+}
+
+fn done(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl SqlServer {
+    pub fn start(kind: Kind) -> Self {
+        let (dir, port) = (TempDir::new().unwrap(), ports::free());
+        done(Command::new("chown").arg(kind.user()).arg(dir.path()));
+        let data = dir.path().join("data");
+        match kind {
+            Kind::PostgreSql => {
+                let mut initdb = Self::as_user(kind, &postgres("initdb"));
+                done(initdb.arg("-D").arg(&data).args(["-U", "kea", "--auth=trust", "-E", "UTF8", "--no-sync"]));
+            }
+            Kind::MariaDb => {
+                let mut install = Self::as_user(kind, Path::new("mariadb-install-db"));
+                install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                done(install.arg(format!("--datadir={}", data.display())));
+            }
+        }
+        let child = Self::run(kind, dir.path(), port);
+        let server = Self { kind, child, dir, port, databases: AtomicU32::new(0) };
+        server.wait_ready();
+        if kind == Kind::MariaDb {
+            done(server.client(&[]).args(["-e", "create user kea@'127.0.0.1'; grant all on *.* to kea@'127.0.0.1'"]));
+        }
+        server
+    }
+
+    fn as_user(kind: Kind, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", kind.user(), "--regid", kind.user(), "--init-groups"]).arg(program);
+        command
+    }
+
+    fn run(kind: Kind, dir: &Path, port: u16) -> Child {
+        let (data, port) = (dir.join("data"), port.to_string());
+        let mut server = match kind {
+            Kind::PostgreSql => {
+                let mut postgres = Self::as_user(kind, &postgres("postgres"));
+                postgres.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port, "-k"]).arg(dir);
+                postgres
+            }
+            Kind::MariaDb => {
+                let mut mariadb = Self::as_user(kind, Path::new("mariadbd"));
+                mariadb.args(["--no-defaults", "--bind-address=127.0.0.1", "--port", &port]);
+                mariadb.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}/sock", dir.display()));
+                mariadb
+            }
+        };
+        program::start(&mut server, &dir.join("log"))
+    }
+
+    /// The command-line client, for a database.
+    fn client(&self, database: &[&str]) -> Command {
+        match self.kind {
+            Kind::PostgreSql => {
+                let mut psql = Command::new("psql");
+                psql.args([
+                    "-q",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &self.port.to_string(),
+                    "-U",
+                    "kea",
+                ]);
+                psql.args(if database.is_empty() { &["postgres"] } else { database });
+                psql
+            }
+            Kind::MariaDb => {
+                let mut mariadb = Command::new("mariadb");
+                mariadb.arg("--no-defaults").arg(format!("--socket={}/sock", self.dir.path().display()));
+                mariadb.args(["-u", "root"]).args(database);
+                mariadb
+            }
+        }
+    }
+
+    fn wait_ready(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let asked = self.client(&[]).args([self.query(), "select 1"]).output().expect("the database's client");
+            if asked.status.success() {
+                return;
+            }
+            assert!(Instant::now() < until, "no database: {}", String::from_utf8_lossy(&asked.stderr));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The client's option for a statement.
+    fn query(&self) -> &'static str {
+        if self.kind == Kind::PostgreSql { "-c" } else { "-e" }
+    }
+
+    /// An empty lease database, whose loss Kea bears.
+    pub fn lease_database(&self) -> LeaseDatabase {
+        let name = format!("kea{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        done(self.client(&[]).args([self.query(), &format!("create database {name}")]));
+        done(self.client(&[&name]).stdin(fs::File::open(self.kind.schema()).expect("kea-admin")));
+        let config = json!({
+            "type": self.kind.name().0, "host": "127.0.0.1", "port": self.port, "name": name, "user": "kea",
+            "max-reconnect-tries": 1000, "reconnect-wait-time": 100, "on-fail": "serve-retry-continue",
+        });
+        LeaseDatabase { kind: self.kind, config }
+    }
+
+    /// Carries out a statement in a lease database.
+    pub fn execute(&self, database: &LeaseDatabase, statement: &str) {
+        let name = database.config["name"].as_str().unwrap();
+        done(self.client(&[name]).args([self.query(), statement]));
+    }
+
+    /// Ends it at once, as a crash does.
+    pub fn crash(&mut self) {
+        // PostgreSQL's processes end together on SIGQUIT, and would not on SIGKILL.
+        program::signal(&self.child, if self.kind == Kind::PostgreSql { "QUIT" } else { "KILL" });
+        self.child.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.child = Self::run(self.kind, self.dir.path(), self.port);
+        self.wait_ready();
+    }
+}
+
+impl Drop for SqlServer {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.crash();
+        }
+        if std::thread::panicking() {
+            eprintln!(
+                "--- the lease database's log\n{}",
+                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+            );
+        }
+    }
+}
