@@ -126,3 +126,24 @@ fn a_registered_address_has_a_record_with_its_state() {
         assert!(assert_mirrored(&kea, &etcd).is_empty());
     }
 }
+
+/// Every address of 127.0.0.0/8 answers on this host.
+#[test]
+fn an_address_that_answers_a_ping_before_it_is_offered_is_held_as_declined() {
+    let etcd = Etcd::start();
+    let wanted = Wanted::new(Family::V4, &etcd.url());
+    if since(&Kea::start(&wanted), (3, 0), "ping check") {
+        let subnet = json!([{
+            "id": 7, "subnet": "127.0.0.0/8", "pools": [{ "pool": "127.0.2.1 - 127.0.2.2" }],
+            "relay": { "ip-addresses": ["127.0.1.1"] },
+        }]);
+        let check = json!({ "enable-ping-check": true, "min-ping-requests": 1, "reply-timeout": 1000 });
+        let wanted = wanted.more(json!({ "subnet4": subnet })).library("libdhcp_ping_check.so", check);
+        let kea = Kea::start_connected(&wanted);
+        assert!(Client4::new(&kea, 1, 1).try_discover(Duration::from_secs(3)).is_none());
+        kea.wait_leases(|leases| !leases.is_empty());
+        for record in assert_mirrored(&kea, &etcd).values() {
+            assert_eq!((&record["state"], &record["operation"]), (&json!(1), &json!("decline")), "{record}");
+        }
+    }
+}

@@ -85,11 +85,11 @@ fn leases_that_were_there_before_are_found_by_pages() {
                 // In an SQL database their order is that of their text, and types come mixed.
                 Family::V6 if n % 3 == 0 => kea.ask(
                     "lease6-add",
-                    &json!({ "ip-address": format!("2001:db8:8{n:03x}:5600::"), "type": "IA_PD", "prefix-len": 56, "duid": "01:02", "iaid": n, "subnet-id": 9 }),
+                    &json!({ "ip-address": format!("2001:db8:8{n:03x}:5600::"), "type": "IA_PD", "prefix-len": 56, "duid": "01:02:03", "iaid": n, "subnet-id": 9 }),
                 ),
                 Family::V6 => kea.ask(
                     "lease6-add",
-                    &json!({ "ip-address": format!("2001:db8:0:1::{n:x}"), "duid": "01:02", "iaid": n, "subnet-id": 9 }),
+                    &json!({ "ip-address": format!("2001:db8:0:1::{n:x}"), "duid": "01:02:03", "iaid": n, "subnet-id": 9 }),
                 ),
             };
         }
