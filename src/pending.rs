@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use crate::guard::Found;
 use crate::handover::Changes;
-use crate::lease::{Change, Lease, Row};
+use crate::lease::{Change, Row};
 use crate::record::Summary;
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
@@ -69,9 +69,9 @@ impl Batch {
 /// What is known of a record of ours that somebody else changed.
 #[derive(Clone, Copy, Debug)]
 struct Spoilt {
-    /// The revision at which that was seen.
+    /// The revision at which that was first seen.
     as_of: i64,
-    /// Which index keys it had ([`Writer::indexed`]); `None` when it was changed more than once.
+    /// Which index keys it had ([`Writer::indexed`]); `None` when it was changed again after it had others.
     indexed: Option<u64>,
 }
 
@@ -242,7 +242,9 @@ impl Pending {
                 }
                 Plan::Settled(known) => {
                     self.due.pop_front();
-                    let indexed = self.writer.indexed(address, change);
+                    // Nothing is written: the index keys are those of what stands there.
+                    let record = found.and_then(|found| found.key.as_ref()).and_then(|key| key.record.as_ref());
+                    let indexed = record.map_or(0, |record| self.writer.indexed_by(&record.identifiers, address));
                     self.waiting.remove(&address);
                     self.found.remove(&address);
                     self.remember(address, known);
@@ -286,10 +288,12 @@ impl Pending {
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
             let indexed = self.writer.indexed(address, &change);
-            // At this very revision it was our own event. Index keys that are written anew, or that a removal knows, are not
-            // left behind.
-            let is_left = |spoilt: &Spoilt| spoilt.as_of < revision && spoilt.indexed != Some(indexed);
-            self.orphans |= self.spoilt.get(&address).is_some_and(is_left);
+            // At this very revision it was our own event, which only a write of the record has. Index keys that are written
+            // anew, or that a removal knows, are not left behind.
+            let keeps = write.as_ref().is_some_and(|write| write.action == Action::Keep);
+            let is_older = |spoilt: &Spoilt| spoilt.as_of < revision || (keeps && spoilt.as_of == revision);
+            let spoilt = self.spoilt.get(&address);
+            self.orphans |= spoilt.is_some_and(|spoilt| is_older(spoilt) && spoilt.indexed != Some(indexed));
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
             match self.found.get(&address) {
@@ -339,15 +343,6 @@ impl Pending {
         true
     }
 
-    /// A lease that was read after its key was observed, and had no record `as_of` that revision.
-    pub fn missing(&mut self, lease: Lease, as_of: i64) {
-        let address = lease.address;
-        if self.observe(address, Found { as_of, key: None }) {
-            let (timestamp, operation) = (lease.cltt, crate::lease::Operation::Sync);
-            self.put(address, Box::new(Change { timestamp, operation, row: Row::Held { lease, relay: None } }));
-        }
-    }
-
     /// The addresses that are to be suspected again, since something changed between two readings.
     pub fn take_again(&mut self) -> Vec<IpAddr> {
         std::mem::take(&mut self.again)
@@ -389,8 +384,11 @@ impl Pending {
         let before = before.filter(|record| record.server == self.writer.server);
         let indexed = before.map(|record| self.writer.indexed_by(&record.identifiers, address));
         let Some(indexed) = indexed.or(known.map(|known| known.indexed)) else { return };
-        let twice = self.spoilt.get(&address).is_some_and(|spoilt| spoilt.indexed != Some(indexed));
-        self.spoilt.insert(address, Spoilt { as_of: found.as_of, indexed: (!twice).then_some(indexed) });
+        // The first time counts: our own event after it must not hide it.
+        let earlier = self.spoilt.get(&address);
+        let differs = earlier.is_some_and(|earlier| earlier.indexed != Some(indexed));
+        let as_of = earlier.map_or(found.as_of, |earlier| earlier.as_of.min(found.as_of));
+        self.spoilt.insert(address, Spoilt { as_of, indexed: (!differs).then_some(indexed) });
     }
 
     fn find(&mut self, address: IpAddr, found: Found) {
@@ -560,22 +558,6 @@ mod tests {
 
     fn junk(revision: i64) -> Found {
         Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record: None }) }
-    }
-
-    #[test]
-    fn a_missing_record_is_written_only_where_there_is_none_and_nothing_is_pending() {
-        let mut pending = pending(1);
-        let lease = |n| Lease { cltt: 7, ..Lease::plain_v4(n) };
-        pending.missing(lease(0), 5);
-        assert_eq!(pending.take_again(), [v4(0)]);
-        pending.missing(lease(1), 5);
-        let batch = pending.next_batch(0).unwrap();
-        let [told, found] = batch.operations() else { panic!("{batch:?}") };
-        assert_eq!((told.change.timestamp, found.change.timestamp), (1, 7));
-        assert_eq!(found.write.as_ref().unwrap().revision, 0);
-        // Somebody was faster: both are read anew.
-        pending.seen(batch, vec![junk(6), junk(6)]);
-        assert_eq!(pending.take_again(), [v4(1)]);
     }
 
     #[test]
@@ -823,6 +805,53 @@ mod tests {
             pending.landed(batch, 7);
             assert_eq!(pending.take_orphans(), left, "{name:?}");
         }
+    }
+
+    #[test]
+    fn our_own_event_does_not_hide_what_was_spoilt_before() {
+        let mut pending = indexed();
+        pending.put(v4(0), named(b"y", 2));
+        let look = pending.next_batch(0).unwrap();
+        assert!(pending.noticed(v4(0), junk(6), None));
+        pending.seen(look, vec![junk(6)]);
+        let batch = pending.next_batch(0).unwrap();
+        // The watch is faster than the answer.
+        assert!(pending.noticed(v4(0), our_record(&named(b"y", 2), 7), None));
+        pending.landed(batch, 7);
+        assert!(pending.take_orphans(), "the index key of the name x is left");
+    }
+
+    #[test]
+    fn removing_index_keys_that_are_gone_tells_no_revision_of_its_own() {
+        let mut pending = indexed();
+        let removed = || Found { key: None, as_of: 6 };
+        assert!(!pending.noticed(v4(0), removed(), None));
+        let Row::Held { lease, .. } = named(b"y", 2).row else { unreachable!("a lease") };
+        let row = Row::Gone { owner: Some(lease.owner()) };
+        pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+        let look = pending.next_batch(0).unwrap();
+        pending.seen(look, vec![removed()]);
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
+        pending.landed(batch, 6);
+        assert!(pending.take_orphans(), "the index key of the name x is left");
+    }
+
+    #[test]
+    fn a_change_that_yields_takes_no_index_keys_along() {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), junk(6), None));
+        // A partner gives the address to somebody else, and then the end of our lease is told.
+        let Row::Held { lease, .. } = named(b"y", 2).row else { unreachable!("a lease") };
+        let value = crate::record::to_json(&lease, By::Offer, None, 2, "b");
+        let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
+        let Row::Held { lease: ours, .. } = named(b"x", 1).row else { unreachable!("a lease") };
+        let row = Row::Gone { owner: Some(ours.owner()) };
+        pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+        let look = pending.next_batch(0).unwrap();
+        pending.seen(look, vec![Found { as_of: 7, key: Some(key) }]);
+        assert!(pending.next_batch(0).is_none(), "it yields");
+        assert!(pending.take_orphans(), "the index key of the name x is left");
     }
 
     #[test]

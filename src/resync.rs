@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::KeyValue;
 use tokio::time::Instant;
 
-use crate::comparison::{Comparison, Findings, Judged};
+use crate::comparison::{Comparison, Findings};
 use crate::control::Purpose;
 use crate::etcd::{Page, Request};
 use crate::lease::{Family, Lease, now};
@@ -190,28 +190,22 @@ impl Resync {
         }
     }
 
-    /// The revision of etcd that is compared with.
-    pub fn revision(&self) -> i64 {
-        self.revision
-    }
-
-    /// A page of leases came. At the end those that have a record and no lease are among the suspects.
-    pub fn leases(&mut self, page: Vec<Lease>) -> Judged {
+    /// A page of leases came. Returns the suspects among them, and at the end those that have a record and no lease.
+    pub fn leases(&mut self, page: &[Lease]) -> Vec<IpAddr> {
         self.reading = false;
         self.not_before = Instant::now() + PACE;
-        let Some(comparison) = &mut self.comparison else { return Judged::default() };
-        let last = page.last().filter(|_| page.len() >= PAGE).map(|lease| lease.address);
-        let mut judged = comparison.leases(page);
-        if let Some(last) = last {
-            self.stage = Stage::Leases(last);
-            return judged;
+        let Some(comparison) = &mut self.comparison else { return Vec::new() };
+        let mut suspects = comparison.leases(page);
+        if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
+            self.stage = Stage::Leases(last.address);
+            return suspects;
         }
         self.stage = Stage::Judged;
         if let Some(comparison) = self.comparison.take() {
             let (findings, without_lease) = comparison.finish();
             self.findings = findings;
-            judged.suspects.extend(without_lease);
+            suspects.extend(without_lease);
         }
-        judged
+        suspects
     }
 }

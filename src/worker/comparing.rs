@@ -68,10 +68,9 @@ impl Mirroring<'_> {
         let Some(resync) = &mut self.resync else { return };
         match page {
             Ok(leases) => {
-                let (judged, revision) = (resync.leases(leases), resync.revision());
+                let suspects = resync.leases(&leases);
                 if resync.purpose == Purpose::Resync {
-                    self.suspects.extend(judged.suspects);
-                    self.write_missing(judged.missing, revision);
+                    self.suspects.extend(suspects);
                 }
             }
             Err(reason) => {
@@ -83,17 +82,6 @@ impl Mirroring<'_> {
                 self.shared.control.interrupted(purpose, "the lease database could not be read");
             }
         }
-    }
-
-    /// Leases had no record at `revision`, and were read after that.
-    fn write_missing(&mut self, missing: Vec<Lease>, revision: i64) {
-        let room = self.config().queue_size.saturating_sub(self.waiting());
-        let mut missing = missing.into_iter();
-        for lease in missing.by_ref().take(room) {
-            self.shared.counters.events.add(1);
-            self.pending.missing(lease, revision);
-        }
-        self.suspects.extend(missing.map(|lease| lease.address));
     }
 
     /// When Kea's main loop is to turn once more, for what the turn before left to be read.
