@@ -21,7 +21,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tracing::{error, info};
@@ -73,12 +73,17 @@ pub trait Kea: Send + Sync + 'static {
 /// they rarely meet.
 const STRIPES: usize = 64;
 
+/// How long an address rests that could not be read.
+const REST: Duration = Duration::from_secs(1);
+
 /// One load of the library.
 pub struct Mirror<K> {
     kea: Arc<K>,
     shared: Arc<Shared>,
     stripes: [Mutex<u64>; STRIPES],
     marks: Marks,
+    /// Addresses that could not be read, and since when they rest.
+    failed: (Marks, Mutex<Instant>),
     /// Whether the lease database tells every write itself.
     tracked: AtomicBool,
     worker: Mutex<Option<Worker>>,
@@ -113,6 +118,7 @@ impl<K: Kea> Mirror<K> {
             shared: Arc::new(shared),
             stripes: [const { Mutex::new(0) }; STRIPES],
             marks: Marks::default(),
+            failed: (Marks::default(), Mutex::new(Instant::now())),
             tracked: AtomicBool::new(false),
             worker: Mutex::default(),
             working: AtomicBool::new(false),
@@ -156,15 +162,14 @@ impl<K: Kea> Mirror<K> {
     fn mark(&self, address: IpAddr, mark: Mark) {
         // What nobody told can wait for the worker's tick, at most a second: most often a callout follows.
         let soon = mark.told;
-        self.keep(address, mark);
+        self.keep(&self.marks, address, mark);
         if soon && self.marks.want_turn() {
             self.kea.wake_main_loop();
         }
     }
 
-    /// Marks an address that can wait for the worker's tick.
-    fn keep(&self, address: IpAddr, mark: Mark) {
-        if !self.marks.put(address, mark, self.config().queue_size) {
+    fn keep(&self, marks: &Marks, address: IpAddr, mark: Mark) {
+        if !marks.put(address, mark, self.config().queue_size) {
             self.shared.counters.queue_overflows.add(1);
         }
     }
@@ -244,6 +249,7 @@ impl<K: Kea> Mirror<K> {
     /// thread, when no callout runs any more.
     pub fn stop(&self) -> Changes {
         if self.kea.lease_database_open() {
+            self.try_failed_again();
             for (address, mark) in self.marks.take(usize::MAX).0 {
                 self.read_marked(address, mark);
             }
@@ -287,6 +293,9 @@ impl<K: Kea> Mirror<K> {
             return;
         }
         let page = readings.next_page().map(|after| (after, self.kea.read_page(after, PAGE)));
+        if lock(&self.failed.1).elapsed() >= REST {
+            self.try_failed_again();
+        }
         let is_late = || Instant::now() >= until;
         let (marked, more) = self.marks.take(PAGE);
         let mut marked = marked.into_iter();
@@ -304,6 +313,13 @@ impl<K: Kea> Mirror<K> {
             }
         }
         readings.turned(page, more || left);
+    }
+
+    /// Marks what could not be read once more. A turn comes with the worker's tick at the latest.
+    fn try_failed_again(&self) {
+        let (marks, since) = &self.failed;
+        self.marks.give_back(marks.take(usize::MAX).0.into_iter());
+        *lock(since) = Instant::now();
     }
 
     fn read_marked(&self, address: IpAddr, Mark { lease_type, operation, owner, told }: Mark) {
@@ -348,8 +364,7 @@ impl<K: Kea> Mirror<K> {
                 Ok(_) => (now(), Row::Gone { owner: owner.clone() }),
                 Err(reason) => {
                     self.shared.counters.errors.add(1);
-                    // The worker's tick, at most a second later, brings the turn that sees to it.
-                    self.keep(address, Mark { lease_type, operation, owner, told: !found });
+                    self.keep(&self.failed.0, address, Mark { lease_type, operation, owner, told: !found });
                     error!(target: messages::READ_FAILED, "the lease of {address} cannot be read: {reason}");
                     return;
                 }
@@ -383,13 +398,22 @@ mod tests {
     use super::*;
 
     /// A server with one lease, of 192.0.2.1.
+    #[derive(Default)]
     struct OneLease {
         on_main_thread: bool,
         tracks: bool,
+        /// Reading takes long, and fails.
+        is_away: bool,
+        readings: std::sync::atomic::AtomicUsize,
     }
 
     impl Kea for OneLease {
         fn read_lease(&self, address: IpAddr, _: LeaseType) -> Result<Option<Lease>, String> {
+            self.readings.fetch_add(1, Ordering::Relaxed);
+            if self.is_away {
+                std::thread::sleep(TURN);
+                return Err("away".into());
+            }
             Ok(Some(Lease::plain_v4(0xc000_0201)).filter(|lease| lease.address == address))
         }
         fn read_page(&self, _: IpAddr, _: usize) -> Result<Vec<Lease>, String> {
@@ -415,13 +439,13 @@ mod tests {
     }
 
     fn mirror(on_main_thread: bool) -> Mirror<OneLease> {
-        let kea = OneLease { on_main_thread, tracks: false };
+        let kea = OneLease { on_main_thread, ..OneLease::default() };
         Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new())
     }
 
     /// A mirror that is told every write.
     fn tracking() -> Mirror<OneLease> {
-        let kea = OneLease { on_main_thread: true, tracks: true };
+        let kea = OneLease { on_main_thread: true, tracks: true, ..OneLease::default() };
         let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new());
         mirror.configured();
         mirror
@@ -472,6 +496,25 @@ mod tests {
             assert_eq!(mirror.shared.handover.take(Changes::new()).len(), changes);
         }
     }
+
+    #[test]
+    fn what_cannot_be_read_rests_and_a_turn_takes_no_longer_than_it_may() {
+        let kea = OneLease { on_main_thread: true, is_away: true, ..OneLease::default() };
+        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new());
+        *lock(&mirror.failed.1) = Instant::now() + 1000 * REST;
+        for n in 1..=3 {
+            mirror.reclaiming(&Lease::plain_v4(n), LeaseType::Na, Operation::Update);
+        }
+        let turned = |mirror: &Mirror<OneLease>| {
+            mirror.read(Instant::now() + TURN);
+            (mirror.kea.readings.load(Ordering::Relaxed), mirror.shared.readings.take_unfinished())
+        };
+        assert_eq!([turned(&mirror), turned(&mirror), turned(&mirror)], [(1, true), (2, true), (3, false)]);
+        assert_eq!(turned(&mirror), (3, false), "they rest");
+        *lock(&mirror.failed.1) = Instant::now().checked_sub(REST).unwrap();
+        assert_eq!(turned(&mirror), (4, true));
+    }
+
     const HELD: &str = "192.0.2.1";
 
     #[test]
