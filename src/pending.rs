@@ -686,6 +686,12 @@ mod tests {
         Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
     }
 
+    /// The end of the lease of a name, told by somebody who knew the lease.
+    fn ended(hostname: &[u8], cltt: i64) -> Box<Change> {
+        let lease = Lease { hostname: hostname.into(), cltt, ..Lease::plain_v4(0) };
+        Box::new(Change { timestamp: 3, operation: By::Update, row: Row::Gone { owner: Some(lease.owner()) } })
+    }
+
     /// What the watch or a look tells of our own record of `change`.
     fn our_record(change: &Change, revision: i64) -> Found {
         let Row::Held { lease, .. } = &change.row else { unreachable!("a lease") };
@@ -796,9 +802,7 @@ mod tests {
             let mut pending = indexed();
             assert!(!pending.noticed(v4(0), junk(6), None));
             // With another name the lease changed hands, and ended before that was written.
-            let Row::Held { lease, .. } = named(name.as_bytes(), 2).row else { unreachable!("a lease") };
-            let row = Row::Gone { owner: Some(lease.owner()) };
-            pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+            pending.put(v4(0), ended(name.as_bytes(), 2));
             let look = pending.next_batch(0).unwrap();
             pending.seen(look, vec![junk(6)]);
             let batch = pending.next_batch(0).unwrap();
@@ -826,9 +830,7 @@ mod tests {
         let mut pending = indexed();
         let removed = || Found { key: None, as_of: 6 };
         assert!(!pending.noticed(v4(0), removed(), None));
-        let Row::Held { lease, .. } = named(b"y", 2).row else { unreachable!("a lease") };
-        let row = Row::Gone { owner: Some(lease.owner()) };
-        pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+        pending.put(v4(0), ended(b"y", 2));
         let look = pending.next_batch(0).unwrap();
         pending.seen(look, vec![removed()]);
         let batch = pending.next_batch(0).unwrap();
@@ -845,9 +847,7 @@ mod tests {
         let Row::Held { lease, .. } = named(b"y", 2).row else { unreachable!("a lease") };
         let value = crate::record::to_json(&lease, By::Offer, None, 2, "b");
         let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
-        let Row::Held { lease: ours, .. } = named(b"x", 1).row else { unreachable!("a lease") };
-        let row = Row::Gone { owner: Some(ours.owner()) };
-        pending.put(v4(0), Box::new(Change { timestamp: 3, operation: By::Update, row }));
+        pending.put(v4(0), ended(b"x", 1));
         let look = pending.next_batch(0).unwrap();
         pending.seen(look, vec![Found { as_of: 7, key: Some(key) }]);
         assert!(pending.next_batch(0).is_none(), "it yields");

@@ -14,8 +14,9 @@ use crate::lease::Lease;
 /// Leases of a page. Reading one takes a time that grows with the square of this: 0.1 ms for 200 (Kea 2.2 memfile).
 pub const PAGE: usize = 200;
 
-/// How long a turn of the main loop reads, and then one thing at least. Kea reads no packet meanwhile, and an address costs
-/// 0.3 microseconds in memory, but a query of its own in an SQL database.
+/// How long a turn of the main loop reads: a page, a marked address and one that is wanted in any case, and others until
+/// then. Kea reads no packet meanwhile, and an address costs 0.3 microseconds in memory, but a query of its own in an SQL
+/// database.
 pub const TURN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Default)]

@@ -17,7 +17,8 @@ use crate::walk::Walk;
 /// Keys of a page read from etcd, at most.
 pub const KEYS: i64 = 1024;
 
-/// The shortest time between two turns of Kea's main loop that we ask for: it reads no packet in them.
+/// How long Kea's main loop is left alone after a turn that read a page, or that left something to be read: it reads no
+/// packet in them.
 pub const PACE: Duration = Duration::from_millis(1);
 
 /// How far a comparison is.

@@ -52,7 +52,8 @@ fn ask_until_done(kea: &Kea, command: &Value) -> Value {
     }
 }
 
-fn assert_verified(kea: &Kea) {
+/// Nothing is missing, different or extra.
+pub fn assert_verified(kea: &Kea) {
     let found = verify(kea);
     for kind in ["missing", "different", "extra"] {
         assert_eq!(found[kind], 0, "{found}");

@@ -98,7 +98,7 @@ impl SqlServer {
         let server = Self { kind, child, dir, port, databases: AtomicU32::new(0) };
         server.wait_ready();
         if kind == Kind::MariaDb {
-            done(server.client(&[]).args(["-e", "create user kea@'127.0.0.1'; grant all on *.* to kea@'127.0.0.1'"]));
+            done(server.client(None).args(["-e", "create user kea@'127.0.0.1'; grant all on *.* to kea@'127.0.0.1'"]));
         }
         server
     }
@@ -128,22 +128,13 @@ impl SqlServer {
     }
 
     /// The command-line client, for a database.
-    fn client(&self, database: &[&str]) -> Command {
+    fn client(&self, database: Option<&str>) -> Command {
         match self.kind {
             Kind::PostgreSql => {
                 let mut psql = Command::new("psql");
-                psql.args([
-                    "-q",
-                    "-v",
-                    "ON_ERROR_STOP=1",
-                    "-h",
-                    "127.0.0.1",
-                    "-p",
-                    &self.port.to_string(),
-                    "-U",
-                    "kea",
-                ]);
-                psql.args(if database.is_empty() { &["postgres"] } else { database });
+                let port = self.port.to_string();
+                psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &port, "-U", "kea"]);
+                psql.arg(database.unwrap_or("postgres"));
                 psql
             }
             Kind::MariaDb => {
@@ -158,7 +149,7 @@ impl SqlServer {
     fn wait_ready(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let asked = self.client(&[]).args([self.query(), "select 1"]).output().expect("the database's client");
+            let asked = self.client(None).args([self.query(), "select 1"]).output().expect("the database's client");
             if asked.status.success() {
                 return;
             }
@@ -175,8 +166,8 @@ impl SqlServer {
     /// An empty lease database, whose loss Kea bears.
     pub fn lease_database(&self) -> LeaseDatabase {
         let name = format!("kea{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        done(self.client(&[]).args([self.query(), &format!("create database {name}")]));
-        done(self.client(&[&name]).stdin(fs::File::open(self.kind.schema()).expect("kea-admin")));
+        done(self.client(None).args([self.query(), &format!("create database {name}")]));
+        done(self.client(Some(&name)).stdin(fs::File::open(self.kind.schema()).expect("kea-admin")));
         let config = json!({
             "type": self.kind.name().0, "host": "127.0.0.1", "port": self.port, "name": name, "user": "kea",
             "max-reconnect-tries": 1000, "reconnect-wait-time": 100, "on-fail": "serve-retry-continue",
@@ -187,7 +178,7 @@ impl SqlServer {
     /// Carries out a statement in a lease database.
     pub fn execute(&self, database: &LeaseDatabase, statement: &str) {
         let name = database.config["name"].as_str().unwrap();
-        done(self.client(&[name]).args([self.query(), statement]));
+        done(self.client(Some(name)).args([self.query(), statement]));
     }
 
     /// Ends it at once, as a crash does.
