@@ -12,8 +12,8 @@
 //! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
 //!
 //! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
-//! etcd's keys, [`comparison`] judges, and [`readings`] is where the worker asks Kea's main thread to read the lease
-//! database. [`history`] tells when etcd lost or restored data, so that a comparison is due.
+//! etcd's keys, [`comparison`] judges. Its [`suspects`], and those of the watch, are read again; [`readings`] is where the
+//! worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost or restored data, so that a comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
 //! parameters), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
@@ -46,6 +46,7 @@ pub mod presence;
 pub mod readings;
 pub mod record;
 pub mod resync;
+pub mod suspects;
 pub mod walk;
 pub mod worker;
 pub mod writer;

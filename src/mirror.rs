@@ -292,7 +292,7 @@ impl<K: Kea> Mirror<K> {
         if !self.kea.lease_database_open() {
             return;
         }
-        let page = readings.next_page().map(|after| (after, self.kea.read_page(after, PAGE)));
+        let page = readings.next_page().map(|ticket| (ticket, self.kea.read_page(ticket.after, PAGE)));
         if lock(&self.failed.1).elapsed() >= REST {
             self.try_failed_again();
         }

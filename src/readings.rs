@@ -19,9 +19,21 @@ pub const PAGE: usize = 200;
 /// database.
 pub const TURN: Duration = Duration::from_millis(1);
 
+/// Which page of the lease database is wanted, and for which comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The comparison's number.
+    pub number: u64,
+    /// The address that the page comes after.
+    pub after: IpAddr,
+}
+
+/// A page that was read, or Kea's reason why not.
+type Page = Result<Vec<Lease>, String>;
+
 #[derive(Debug, Default)]
 struct State {
-    page_after: Option<IpAddr>,
+    wanted: Option<Ticket>,
     addresses: VecDeque<IpAddr>,
     /// Addresses that the main thread suspects.
     suspects: Vec<IpAddr>,
@@ -29,8 +41,8 @@ struct State {
     reading: bool,
     /// Whether a turn has left something to be read.
     unfinished: bool,
-    /// The page that was read last, and after which address.
-    page: Option<(IpAddr, Result<Vec<Lease>, String>)>,
+    /// The page that was read last.
+    page: Option<(Ticket, Page)>,
 }
 
 /// See the module.
@@ -41,10 +53,10 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// The worker wants the page after an address.
-    pub fn want_page(&self, after: IpAddr) {
+    /// The worker wants a page.
+    pub fn want_page(&self, ticket: Ticket) {
         let mut state = self.lock();
-        state.page_after = Some(after);
+        state.wanted = Some(ticket);
         state.page = None;
     }
 
@@ -60,10 +72,11 @@ impl Readings {
         state.addresses.len() + usize::from(state.reading)
     }
 
-    /// The page after an address, once it was read.
-    pub fn take_page(&self, wanted: IpAddr) -> Option<Result<Vec<Lease>, String>> {
-        let (after, page) = self.lock().page.take()?;
-        (after == wanted).then_some(page)
+    /// The page that was wanted, once it was read.
+    pub fn take_page(&self, wanted: Ticket) -> Option<Page> {
+        let (ticket, page) = self.lock().page.take()?;
+        // What was read for a comparison that was given up is older than the next one.
+        (ticket == wanted).then_some(page)
     }
 
     /// Returns when something was read.
@@ -86,9 +99,9 @@ impl Readings {
         std::mem::take(&mut self.lock().unfinished)
     }
 
-    /// The main thread takes over the page that is wanted: the one after this address.
-    pub fn next_page(&self) -> Option<IpAddr> {
-        self.lock().page_after.take()
+    /// The main thread takes over the page that is wanted.
+    pub fn next_page(&self) -> Option<Ticket> {
+        self.lock().wanted.take()
     }
 
     /// The main thread takes over an address that is to be read; the one before has been read.
@@ -100,7 +113,7 @@ impl Readings {
     }
 
     /// A turn of the main loop ends: the page that it read, if one was wanted, and whether something is left.
-    pub fn turned(&self, page: Option<(IpAddr, Result<Vec<Lease>, String>)>, unfinished: bool) {
+    pub fn turned(&self, page: Option<(Ticket, Page)>, unfinished: bool) {
         let mut state = self.lock();
         state.reading = false;
         state.unfinished |= unfinished || !state.addresses.is_empty();

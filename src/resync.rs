@@ -11,7 +11,8 @@ use crate::control::Purpose;
 use crate::etcd::{Page, Request};
 use crate::lease::{Family, Lease, now};
 use crate::pending::Pending;
-use crate::readings::PAGE;
+use crate::readings::{PAGE, Ticket};
+use crate::suspects::Suspects;
 use crate::walk::Walk;
 
 /// Keys of a page read from etcd, at most.
@@ -48,6 +49,8 @@ pub struct Resync {
     pub started: Instant,
     /// What it found; whole when everything is judged.
     pub findings: Findings,
+    /// Addresses that it suspects, and that are to be read again.
+    pub suspects: Suspects,
     comparison: Option<Comparison>,
     family: Family,
     /// Over all records, and over all index keys.
@@ -65,8 +68,8 @@ pub struct Resync {
 pub enum Need {
     /// A page from etcd.
     Keys(Request),
-    /// The page of the lease database after this address.
-    Leases(IpAddr),
+    /// A page of the lease database.
+    Leases(Ticket),
     /// What it waits for is under way, or the pace wants a pause until then.
     Pause(Option<Instant>),
     /// Nothing: everything is judged.
@@ -92,6 +95,7 @@ impl Resync {
             since,
             started: Instant::now(),
             findings: Findings::default(),
+            suspects: Suspects::default(),
             comparison: Some(comparison),
             family,
             stage: Stage::Records(walks.0.clone()),
@@ -110,8 +114,8 @@ impl Resync {
         }
     }
 
-    /// What is to be read next. What it tells counts as asked for. While the worker is `busy` nothing more is read of the
-    /// lease database.
+    /// What is to be read next. What it tells counts as asked for. While the worker is `busy`, or there are suspects,
+    /// nothing more is read of the lease database.
     pub fn next(&mut self, busy: bool) -> Need {
         if self.reading {
             return Need::Pause(None);
@@ -119,11 +123,11 @@ impl Resync {
         let ((from, to), keys_only) = match &self.stage {
             Stage::Records(walk) => (walk.range(), false),
             Stage::Index(walk) => (walk.range(), true),
-            Stage::Leases(_) if busy => return Need::Pause(None),
+            Stage::Leases(_) if busy || !self.suspects.is_empty() => return Need::Pause(None),
             Stage::Leases(_) if Instant::now() < self.not_before => return Need::Pause(Some(self.not_before)),
             Stage::Leases(after) => {
                 self.reading = true;
-                return Need::Leases(*after);
+                return Need::Leases(Ticket { number: self.number, after: *after });
             }
             Stage::Judged => return Need::Nothing,
         };
@@ -131,17 +135,17 @@ impl Resync {
         Need::Keys(Request::Range { from, to, revision: self.revision, limit: self.limit, keys_only })
     }
 
-    /// The page of the lease database that is being read: the one after this address.
-    pub fn page(&self) -> Option<IpAddr> {
+    /// The page of the lease database that is being read.
+    pub fn page(&self) -> Option<Ticket> {
         match self.stage {
-            Stage::Leases(after) if self.reading => Some(after),
+            Stage::Leases(after) if self.reading => Some(Ticket { number: self.number, after }),
             _ => None,
         }
     }
 
-    /// Whether everything was compared.
+    /// Whether everything was compared, and what is suspected for it was read again or is being read.
     pub fn is_judged(&self) -> bool {
-        matches!(self.stage, Stage::Judged)
+        matches!(self.stage, Stage::Judged) && self.suspects.is_empty()
     }
 
     /// A page of keys came. Returns index keys that belong to no record.
@@ -191,22 +195,24 @@ impl Resync {
         }
     }
 
-    /// A page of leases came. Returns the suspects among them, and at the end those that have a record and no lease.
-    pub fn leases(&mut self, page: &[Lease]) -> Vec<IpAddr> {
+    /// A page of leases came. Some of them are suspected, and at the end addresses that have a record and no lease.
+    pub fn leases(&mut self, page: &[Lease]) {
         self.reading = false;
         self.not_before = Instant::now() + PACE;
-        let Some(comparison) = &mut self.comparison else { return Vec::new() };
+        let Some(comparison) = &mut self.comparison else { return };
         let mut suspects = comparison.leases(page);
         if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
             self.stage = Stage::Leases(last.address);
-            return suspects;
+        } else {
+            self.stage = Stage::Judged;
+            if let Some(comparison) = self.comparison.take() {
+                let (findings, without_lease) = comparison.finish();
+                self.findings = findings;
+                suspects.extend(without_lease);
+            }
         }
-        self.stage = Stage::Judged;
-        if let Some(comparison) = self.comparison.take() {
-            let (findings, without_lease) = comparison.finish();
-            self.findings = findings;
-            suspects.extend(without_lease);
+        if self.purpose == Purpose::Resync {
+            self.suspects.extend(suspects);
         }
-        suspects
     }
 }

@@ -14,6 +14,7 @@ use crate::messages;
 use crate::pending::MAX_OPERATIONS;
 use crate::readings::PAGE;
 use crate::resync::{Need, PACE, Resync};
+use crate::suspects::Suspects;
 
 /// After a failed or finished comparison, the next one waits at least as long.
 pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
@@ -36,20 +37,20 @@ impl Mirroring<'_> {
             self.present();
         }
         if let Some(page) =
-            self.resync.as_ref().and_then(Resync::page).and_then(|after| self.shared.readings.take_page(after))
+            self.resync.as_ref().and_then(Resync::page).and_then(|ticket| self.shared.readings.take_page(ticket))
         {
             self.page_read(page);
         }
         // What was found is written before more is looked for, so that it never fills the queue.
-        let busy = !self.suspects.is_empty() || self.waiting() > self.config().queue_size / 2;
+        let busy = self.waiting() > self.config().queue_size / 2;
         let resync = self.resync.as_mut()?;
         match resync.next(busy) {
             Need::Keys(request) => {
                 let number = resync.number;
                 self.fly(request, Flight::Keys(number));
             }
-            Need::Leases(after) => {
-                self.shared.readings.want_page(after);
+            Need::Leases(ticket) => {
+                self.shared.readings.want_page(ticket);
                 (self.wake)();
             }
             Need::Pause(until) => return until,
@@ -67,12 +68,7 @@ impl Mirroring<'_> {
     fn page_read(&mut self, page: Result<Vec<Lease>, String>) {
         let Some(resync) = &mut self.resync else { return };
         match page {
-            Ok(leases) => {
-                let suspects = resync.leases(&leases);
-                if resync.purpose == Purpose::Resync {
-                    self.suspects.extend(suspects);
-                }
-            }
+            Ok(leases) => resync.leases(&leases),
             Err(reason) => {
                 error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
                 let purpose = resync.purpose;
@@ -135,15 +131,28 @@ impl Mirroring<'_> {
         } else if !written.is_empty() {
             self.shared.control.want(Purpose::Resync, "many changes that no hook told");
         }
-        if self.suspects.is_empty() || self.session.is_none() || self.is_reading_suspects() {
+        if self.session.is_none() || self.is_reading_suspects() {
             return;
         }
-        let room = self.config().queue_size.saturating_sub(self.waiting());
-        let some = self.suspects.len().min(room).min(PAGE).min(self.look_limit);
-        if some > 0 {
-            let addresses: Vec<IpAddr> = std::iter::from_fn(|| self.suspects.pop_first()).take(some).collect();
+        let room = self.config().queue_size.saturating_sub(self.waiting()).min(PAGE).min(self.look_limit);
+        // Half and half, or as there are, so that neither waits for the other to come to an end.
+        let mut none = Suspects::default();
+        let compared = self.resync.as_mut().map_or(&mut none, |resync| &mut resync.suspects);
+        let mut addresses = compared.take(room.div_ceil(2));
+        addresses.extend(self.suspects.take(room - addresses.len()));
+        addresses.extend(compared.take(room - addresses.len()));
+        if !addresses.is_empty() {
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
+        }
+    }
+
+    /// Suspects could not be looked at: they are, a little later.
+    pub(super) fn suspect_again(&mut self, addresses: Vec<IpAddr>) {
+        match &mut self.resync {
+            // Perhaps they are its own.
+            Some(resync) if resync.purpose == Purpose::Resync => resync.suspects.extend(addresses),
+            _ => self.suspects.extend(addresses),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::pending::{Batch, MAX_OPERATIONS, Pending};
 use crate::presence::{self, Presence};
 use crate::record::LeaseKeys;
 use crate::resync::{self, Resync};
+use crate::suspects::Suspects;
 use crate::writer::{Action, Writer};
 
 /// Transactions under way at a time; measured with 128 operations each, more bring nothing (one member, two cores).
@@ -109,8 +110,8 @@ pub(super) struct Mirroring<'a> {
     pub(super) own: BTreeSet<i64>,
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     pub(super) noticed: HashSet<IpAddr>,
-    /// Addresses whose record and lease are to be read again, first the one and then the other.
-    pub(super) suspects: BTreeSet<IpAddr>,
+    /// What is suspected without a comparison.
+    pub(super) suspects: Suspects,
     /// How many keys of suspects are read at once, at most.
     pub(super) look_limit: usize,
     /// How many keys a comparison reads at once, at first.
@@ -171,7 +172,7 @@ impl<'a> Mirroring<'a> {
             watched_to: 0,
             own: BTreeSet::new(),
             noticed: HashSet::new(),
-            suspects: BTreeSet::new(),
+            suspects: Suspects::default(),
             look_limit: MAX_OPERATIONS,
             page_limit: resync::KEYS,
             turn_at: None,
@@ -265,9 +266,7 @@ impl<'a> Mirroring<'a> {
     fn receive(&mut self) {
         let handover = &self.shared.handover;
         // Before anything is taken: what was read is in the hand-over then.
-        let all_read = self.suspects.is_empty()
-            && self.resync.as_ref().is_some_and(Resync::is_judged)
-            && !self.is_reading_suspects();
+        let all_read = self.resync.as_ref().is_some_and(Resync::is_judged) && !self.is_reading_suspects();
         if self.has_room() {
             let mut taken = handover.take(std::mem::take(&mut self.spare));
             if let Some(resync) = &mut self.resync {
@@ -483,7 +482,7 @@ impl<'a> Mirroring<'a> {
                     error!(target: messages::RECORD_REFUSED, "the record of {address} is left as it is: {reason}");
                 } else {
                     self.look_limit = (addresses.len() / 8).max(1);
-                    self.suspects.extend(addresses);
+                    self.suspect_again(addresses);
                 }
             }
             (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
@@ -524,7 +523,7 @@ impl<'a> Mirroring<'a> {
     fn give_back(&mut self, flight: Flight) {
         match flight {
             Flight::Batch(batch, _) => self.pending.failed(batch),
-            Flight::Observe(addresses) => self.suspects.extend(addresses),
+            Flight::Observe(addresses) => self.suspect_again(addresses),
             _ => {}
         }
     }
