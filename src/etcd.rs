@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::guard::{Found, FoundKey};
 use crate::lease::Row;
+use crate::leftovers::Before;
 use crate::lifetime::Window;
 use crate::pending::Batch;
 use crate::record::{self, Summary};
@@ -235,7 +236,7 @@ impl Request {
                 }
                 (Action::Move(_), _) => operations.push(TxnOp::put(key, "", Some(on_lease().with_ignore_value()))),
                 (Action::Remove | Action::Put(_), _) => operations.push(TxnOp::delete(key, None)),
-                (Action::Keep, _) => {}
+                (Action::Keep | Action::Tidy, _) => {}
             }
             for key in &write.index {
                 operations.push(TxnOp::put(key.as_str(), "", Some(on_lease())));
@@ -418,8 +419,8 @@ pub struct KeyChange {
     pub key: Vec<u8>,
     /// What it holds since.
     pub found: Found,
-    /// The record that it held before, where the watch was to tell.
-    pub before: Option<Summary>,
+    /// What it held before, where the watch was to tell.
+    pub before: Before,
 }
 
 /// What a watch tells.
@@ -480,7 +481,13 @@ async fn watch_until_error(
         let changes = news.events().iter().filter_map(|event| {
             let pair = event.kv()?;
             let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
-            let before = event.prev_kv().and_then(|before| Summary::parse(before.value()));
+            let was_created = key.is_some() && pair.version() == 1;
+            let before = match event.prev_kv() {
+                Some(before) => Summary::parse(before.value()).map_or(Before::Nothing, Before::Record),
+                // It cannot be had any more (etcd api/v3rpc/watch.go, sendLoop).
+                None if tell_before && !was_created => Before::Lost,
+                None => Before::Nothing,
+            };
             Some(KeyChange { key: pair.key().to_vec(), found: Found { as_of: pair.mod_revision(), key }, before })
         });
         if tell.send(Watched::Changes { revision, changes: changes.collect() }).await.is_err() {

@@ -281,8 +281,12 @@ impl Change {
     }
 
     /// Takes over from an `older` change of the same address, which this one replaces, whose lease went, if this is a
-    /// removal that does not know.
+    /// removal that does not know. What a finding read may be a lease that somebody else took away, for a reason of which
+    /// nobody told; another server may still keep it.
     pub fn inherit(&mut self, older: &Self) {
+        if older.is_finding() {
+            return;
+        }
         if let Row::Gone { owner: owner @ None } = &mut self.row {
             *owner = match &older.row {
                 Row::Held { lease, .. } => Some(lease.owner()),

@@ -6,7 +6,8 @@
 //! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again.
 //! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
 //! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
-//! 5. [`pending`]: which changes wait, which are under way, what is known of each key; makes the batches.
+//! 5. [`pending`]: which changes wait, which are under way, what is known of each key and which index keys are
+//!    [`leftovers`]; makes the batches.
 //! 6. [`writer`]: what a change becomes: the record, its [`index`] keys, and its [`lifetime`] in etcd.
 //! 7. [`guard`]: who wins when a key holds something else than expected.
 //! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
@@ -35,6 +36,7 @@ pub mod history;
 pub mod index;
 pub mod lease;
 pub mod lease_commands;
+pub mod leftovers;
 pub mod lifetime;
 pub mod link;
 pub mod log;

@@ -9,13 +9,13 @@
 //! two readings: first the key is observed, then the lease is read, and it is written only on what was observed. Where
 //! that fails the address is suspected again, and both are read anew.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use crate::guard::Found;
 use crate::handover::Changes;
 use crate::lease::{Change, Row};
-use crate::record::Summary;
+use crate::leftovers::{Before, Leftovers};
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
 /// Operations of a transaction: etcd's default `--max-txn-ops` of 128, which counts the largest of compares, operations
@@ -66,15 +66,6 @@ impl Batch {
     }
 }
 
-/// What is known of a record of ours that somebody else changed.
-#[derive(Clone, Copy, Debug)]
-struct Spoilt {
-    /// The revision at which that was first seen.
-    as_of: i64,
-    /// Which index keys it had ([`Writer::indexed`]); `None` when it was changed again after it had others.
-    indexed: Option<u64>,
-}
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -84,7 +75,8 @@ pub struct Pending {
     due: VecDeque<IpAddr>,
     /// Those of them whose key must be read before anything is written.
     unseen: VecDeque<IpAddr>,
-    in_flight: HashSet<IpAddr>,
+    /// With the number of leftovers that the transaction removes the index keys of.
+    in_flight: HashMap<IpAddr, usize>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
     known: HashMap<IpAddr, Known>,
@@ -92,10 +84,7 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
-    /// Addresses whose record somebody else took away, spoilt or forged: only the record told which index keys there are.
-    spoilt: HashMap<IpAddr, Spoilt>,
-    /// Whether index keys may be left of records that are gone.
-    orphans: bool,
+    leftovers: Leftovers,
     looked: bool,
 }
 
@@ -108,13 +97,12 @@ impl Pending {
             waiting: HashMap::new(),
             due: VecDeque::new(),
             unseen: VecDeque::new(),
-            in_flight: HashSet::new(),
+            in_flight: HashMap::new(),
             halves: VecDeque::new(),
             known: HashMap::new(),
             found: HashMap::new(),
             again: Vec::new(),
-            spoilt: HashMap::new(),
-            orphans: false,
+            leftovers: Leftovers::default(),
             looked: false,
         }
     }
@@ -148,11 +136,11 @@ impl Pending {
                 told.row = newer.row;
                 return;
             }
-            if self.in_flight.contains(&address) || !self.found.contains_key(&address) {
+            if self.in_flight.contains_key(&address) || !self.found.contains_key(&address) {
                 self.again.push(address);
                 return;
             }
-        } else if !self.in_flight.contains(&address)
+        } else if !self.in_flight.contains_key(&address)
             && self.waiting.get(&address).is_none_or(|older| older.is_finding())
         {
             // Observed for a finding.
@@ -161,7 +149,7 @@ impl Pending {
         if let Some(older) = self.waiting.get(&address) {
             change.inherit(older);
         }
-        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains(&address) {
+        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains_key(&address) {
             self.due.push_back(address);
         }
     }
@@ -169,12 +157,12 @@ impl Pending {
     /// Whether something of this address is unsettled.
     #[must_use]
     pub fn is_pending(&self, address: IpAddr) -> bool {
-        self.waiting.contains_key(&address) || self.in_flight.contains(&address)
+        self.waiting.contains_key(&address) || self.in_flight.contains_key(&address)
     }
 
     /// The addresses of which something is unsettled.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.due.iter().chain(&self.unseen).chain(&self.in_flight).copied()
+        self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).copied()
     }
 
     /// How many addresses are not settled.
@@ -200,6 +188,7 @@ impl Pending {
     pub fn forget(&mut self) {
         self.known = HashMap::new();
         self.found = HashMap::new();
+        self.leftovers = Leftovers::default();
         let again = &mut self.again;
         self.waiting.retain(|address, change| {
             if change.is_finding() {
@@ -227,13 +216,15 @@ impl Pending {
         let (mut weight, mut bytes) = (0, 0);
         while let Some(&address) = self.due.front() {
             // Something of it is under way: then it is due again when that is done.
-            let free = !self.in_flight.contains(&address);
+            let free = !self.in_flight.contains_key(&address);
             let Some(change) = self.waiting.get(&address).filter(|_| free) else {
                 self.due.pop_front();
                 continue;
             };
             let (known, found) = (self.known.get(&address).copied(), self.found.get(&address));
-            let write = match self.writer.plan(address, change, known, found, now) {
+            let left = self.leftovers.of(address);
+            let leftovers = left.len();
+            let write = match self.writer.plan(address, change, known, found, &left, now) {
                 Plan::Write(write) => write,
                 Plan::Look => {
                     self.due.pop_front();
@@ -242,13 +233,10 @@ impl Pending {
                 }
                 Plan::Settled(known) => {
                     self.due.pop_front();
-                    // Nothing is written: the index keys are those of what stands there.
-                    let record = found.and_then(|found| found.key.as_ref()).and_then(|key| key.record.as_ref());
-                    let indexed = record.map_or(0, |record| self.writer.indexed_by(&record.identifiers, address));
-                    self.waiting.remove(&address);
                     self.found.remove(&address);
+                    self.waiting.remove(&address);
+                    self.leftovers.settle(address, leftovers, None);
                     self.remember(address, known);
-                    self.orphans |= self.spoilt.remove(&address).is_some_and(|spoilt| spoilt.indexed != Some(indexed));
                     continue;
                 }
             };
@@ -258,7 +246,7 @@ impl Pending {
                 break;
             }
             self.due.pop_front();
-            operations.extend(self.take_off(address, Some(write)));
+            operations.extend(self.take_off(address, Some(write), leftovers));
         }
         (!operations.is_empty()).then_some(Batch { operations })
     }
@@ -267,49 +255,49 @@ impl Pending {
         let mut operations = Vec::new();
         while operations.len() < MAX_OPERATIONS {
             let Some(address) = self.unseen.pop_front() else { break };
-            operations.extend(self.take_off(address, None));
+            operations.extend(self.take_off(address, None, 0));
         }
         (!operations.is_empty()).then_some(Batch { operations })
     }
 
-    fn take_off(&mut self, address: IpAddr, write: Option<Write>) -> Option<Operation> {
-        if self.in_flight.contains(&address) {
+    fn take_off(&mut self, address: IpAddr, write: Option<Write>, leftovers: usize) -> Option<Operation> {
+        if self.in_flight.contains_key(&address) {
             return None;
         }
         let change = self.waiting.remove(&address)?;
         self.found.remove(&address);
-        self.in_flight.insert(address);
+        self.in_flight.insert(address, leftovers);
         Some(Operation { address, change, write })
     }
 
-    /// The transaction was applied at `revision`. Returns the addresses that somebody else has changed since.
+    /// The transaction was applied at `revision`. Returns the addresses that are to be suspected: somebody else has changed
+    /// them since, or has left something behind.
     pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
-        let mut overtaken = Vec::new();
+        let mut suspects = Vec::new();
         for Operation { address, change, write } in batch.operations {
             let held = matches!(change.row, Row::Held { .. });
+            let action = write.as_ref().map(|write| write.action);
+            let at = write.as_ref().filter(|write| !write.changes_key()).map_or(revision, |write| write.revision);
+            let stands = held && action != Some(Action::Tidy);
             let indexed = self.writer.indexed(address, &change);
-            // At this very revision it was our own event, which only a write of the record has. Index keys that are written
-            // anew, or that a removal knows, are not left behind.
-            let keeps = write.as_ref().is_some_and(|write| write.action == Action::Keep);
-            let is_older = |spoilt: &Spoilt| spoilt.as_of < revision || (keeps && spoilt.as_of == revision);
-            let spoilt = self.spoilt.get(&address);
-            self.orphans |= spoilt.is_some_and(|spoilt| is_older(spoilt) && spoilt.indexed != Some(indexed));
-            let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
-            self.remember(address, held.then_some(Known { revision: kept.unwrap_or(revision), indexed }));
-            match self.found.get(&address) {
-                Some(found) if found.as_of > revision && !self.waiting.contains_key(&address) => {
-                    overtaken.push(address);
-                }
-                // What a change that waits is to be decided on.
-                Some(found) if found.as_of > revision => self.remember(address, None),
-                _ => {
+            self.remember(address, stands.then_some(Known { revision: at, indexed }));
+            let done = self.in_flight.get(&address).copied().unwrap_or(0);
+            let own = write.filter(Write::changes_key).map(|_| revision);
+            let left = self.leftovers.settle(address, done, own);
+            let overtaken = self.found.get(&address).is_some_and(|found| found.as_of > revision);
+            if self.waiting.contains_key(&address) {
+                if overtaken {
+                    // What a change that waits is to be decided on.
+                    self.remember(address, None);
+                } else {
                     self.found.remove(&address);
-                    self.spoilt.remove(&address);
                 }
+            } else if overtaken || left {
+                suspects.push(address);
             }
             self.settle(address);
         }
-        overtaken
+        suspects
     }
 
     /// The keys were read, since that was asked or because some key had another revision, so that nothing was applied.
@@ -321,7 +309,6 @@ impl Pending {
                 let record = found.key.as_ref().and_then(|key| key.record.as_ref());
                 conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
             }
-            self.note_spoilt(address, &found, None);
             if change.is_finding() {
                 self.suspect_again(address);
             } else {
@@ -348,19 +335,19 @@ impl Pending {
         std::mem::take(&mut self.again)
     }
 
-    /// Whether index keys may be left of records that are gone, which only a comparison finds; once.
-    pub fn take_orphans(&mut self) -> bool {
-        std::mem::take(&mut self.orphans)
+    /// Whether index keys may be left of which nobody knows, so that only a comparison finds them; once.
+    pub fn take_index_in_doubt(&mut self) -> bool {
+        self.leftovers.take_in_doubt()
     }
 
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
     /// the address is a suspect, and what was found of it before counts no more.
-    /// `before` is the record that was there, where the watch tells.
-    pub fn noticed(&mut self, address: IpAddr, found: Found, before: Option<&Summary>) -> bool {
-        self.note_spoilt(address, &found, before);
+    /// `before` is what was there.
+    pub fn noticed(&mut self, address: IpAddr, found: Found, before: Before) -> bool {
+        self.leftovers.note(address, &found, before, &self.writer.server);
         let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
         // Perhaps it is our own write, whose answer is on its way: that tells.
-        if told_waits || self.in_flight.contains(&address) {
+        if told_waits || self.in_flight.contains_key(&address) {
             self.find(address, found);
             return true;
         }
@@ -368,27 +355,6 @@ impl Pending {
         self.waiting.remove(&address);
         self.remember(address, None);
         false
-    }
-
-    fn note_spoilt(&mut self, address: IpAddr, found: &Found, before: Option<&Summary>) {
-        let record = found.key.as_ref().and_then(|key| key.record.as_ref());
-        // A partner's record tells them as well as ours did: it took the key over from one that it had seen.
-        if self.writer.index.is_off() || record.is_some_and(|record| record.server != self.writer.server) {
-            return;
-        }
-        let known = self.known.get(&address);
-        if known.is_some_and(|known| known.revision == found.revision()) {
-            return;
-        }
-        // The watch knows it also of a write that is not answered yet, and of one before this server began.
-        let before = before.filter(|record| record.server == self.writer.server);
-        let indexed = before.map(|record| self.writer.indexed_by(&record.identifiers, address));
-        let Some(indexed) = indexed.or(known.map(|known| known.indexed)) else { return };
-        // The first time counts: our own event after it must not hide it.
-        let earlier = self.spoilt.get(&address);
-        let differs = earlier.is_some_and(|earlier| earlier.indexed != Some(indexed));
-        let as_of = earlier.map_or(found.as_of, |earlier| earlier.as_of.min(found.as_of));
-        self.spoilt.insert(address, Spoilt { as_of, indexed: (!differs).then_some(indexed) });
     }
 
     fn find(&mut self, address: IpAddr, found: Found) {
@@ -480,7 +446,7 @@ mod tests {
     use super::*;
     use crate::guard::FoundKey;
     use crate::lease::{Lease, Operation as By};
-    use crate::record::v4;
+    use crate::record::{Summary, v4};
 
     fn change(timestamp: i64) -> Box<Change> {
         let lease = Lease { cltt: timestamp, ..Lease::plain_v4(0) };
@@ -640,7 +606,7 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
-        assert!(!pending.noticed(v4(0), junk(8), None));
+        assert!(!pending.noticed(v4(0), junk(8), Before::Nothing));
         pending.put(v4(0), change(3));
         let first = pending.next_batch(0).unwrap();
         assert_eq!(first.operations().len(), 1);
@@ -657,17 +623,21 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         let batch = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), junk(9), None));
+        assert!(pending.noticed(v4(0), junk(9), Before::Nothing));
         assert_eq!(pending.landed(batch, 8), [v4(0)]);
     }
 
     #[test]
-    fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces() {
-        let mut pending = pending(1);
-        let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
-        pending.put(v4(0), Box::new(gone));
-        let change = pending.waiting.remove(&v4(0)).unwrap();
-        assert!(matches!(change.row, Row::Gone { owner: Some(_) }), "{change:?}");
+    fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces_and_was_told() {
+        for (older, learns) in [(change(1), true), (sync(1), false)] {
+            let mut pending = pending(0);
+            assert!(pending.observe(v4(0), junk(7)));
+            pending.put(v4(0), older);
+            let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
+            pending.put(v4(0), Box::new(gone));
+            let Row::Gone { owner } = &pending.waiting[&v4(0)].row else { unreachable!("a removal") };
+            assert_eq!(owner.is_some(), learns);
+        }
     }
 
     #[test]
@@ -675,10 +645,10 @@ mod tests {
         let mut pending = pending(2);
         let batch = pending.next_batch(0).unwrap();
         // The watch was faster than the answer.
-        assert!(pending.noticed(v4(0), junk(5), None));
-        assert!(pending.noticed(v4(1), junk(6), None));
+        assert!(pending.noticed(v4(0), junk(5), Before::Nothing));
+        assert!(pending.noticed(v4(1), junk(6), Before::Nothing));
         assert_eq!(pending.landed(batch, 5), [v4(1)]);
-        assert!(!pending.noticed(v4(0), junk(8), None));
+        assert!(!pending.noticed(v4(0), junk(8), Before::Nothing));
     }
 
     fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
@@ -711,53 +681,106 @@ mod tests {
         let mut pending = pending_with_index();
         pending.put(v4(0), named(b"x", 1));
         let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 5);
+        assert!(pending.landed(batch, 5).is_empty());
         pending
     }
 
-    #[test]
-    fn our_own_records_leave_no_index_keys_behind_and_need_no_comparison() {
-        let mut pending = indexed();
-        // A renewal, whose event overtakes its answer.
-        pending.put(v4(0), named(b"x", 2));
+    /// What the watch tells of our record of the name x when it is there no more.
+    fn before() -> Before {
+        Before::Record(our_record(&named(b"x", 1), 5).key.unwrap().record.unwrap())
+    }
+
+    fn gone(as_of: i64) -> Found {
+        Found { as_of, key: None }
+    }
+
+    /// The next write, which is to take the index key of the name x along, or not.
+    fn next_write(pending: &mut Pending, takes_along: bool) -> Batch {
         let batch = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), our_record(&named(b"x", 2), 6), None));
-        pending.landed(batch, 6);
-        assert!(!pending.take_orphans(), "it was our own event");
-        // Another name: the record is looked at before it is written over.
-        pending.put(v4(0), named(b"y", 3));
-        let look = pending.next_batch(0).unwrap();
-        assert!(look.only_looks());
-        pending.seen(look, vec![our_record(&named(b"x", 2), 6)]);
+        let write = batch.operations()[0].write.as_ref().expect("a write");
+        let key = "/p/index/hostname/x/0.0.0.0".to_owned();
+        assert_eq!(write.outdated.contains(&key), takes_along, "{write:?}");
+        batch
+    }
+
+    /// A look at the key, which holds `found`.
+    fn look(pending: &mut Pending, found: Found) {
         let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 7);
-        assert!(!pending.take_orphans(), "the record was as we had written it");
-        // Somebody forges it: which index keys there were is known no more.
-        assert!(!pending.noticed(v4(0), our_record(&named(b"forged", 3), 8), None));
-        pending.put(v4(0), named(b"z", 4));
-        let batch = pending.next_batch(0).unwrap();
-        pending.seen(batch, vec![our_record(&named(b"forged", 3), 8)]);
-        let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 9);
-        assert!(pending.take_orphans());
+        assert!(batch.only_looks());
+        pending.seen(batch, vec![found]);
+    }
+
+    /// What a suspect becomes: its key is observed, and then its lease read.
+    fn find(pending: &mut Pending, found: Found, row: Row) {
+        assert!(pending.observe(v4(0), found));
+        pending.put(v4(0), Box::new(Change { timestamp: 1, operation: By::Sync, row }));
     }
 
     #[test]
-    fn a_finding_that_fails_settles_nothing() {
+    fn index_keys_of_a_record_that_we_replace_ourselves_go_with_that_and_are_not_left() {
         let mut pending = indexed();
-        // Somebody takes the record away, and not its index key; nobody knows whether it was written again.
-        let removed = || Found { key: None, as_of: 6 };
-        assert!(!pending.noticed(v4(0), removed(), None));
-        assert!(pending.observe(v4(0), removed()));
-        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*named(b"x", 1) }));
-        let batch = pending.next_batch(0).unwrap();
+        pending.put(v4(0), named(b"y", 2));
+        look(&mut pending, our_record(&named(b"x", 1), 5));
+        let batch = next_write(&mut pending, true);
+        // The watch is faster than the answer.
+        assert!(pending.noticed(v4(0), our_record(&named(b"y", 2), 6), before()));
+        assert!(pending.landed(batch, 6).is_empty());
+        // A renewal needs no look.
+        pending.put(v4(0), named(b"y", 3));
+        let batch = next_write(&mut pending, false);
+        assert!(pending.landed(batch, 7).is_empty());
+        assert!(!pending.take_index_in_doubt());
+    }
+
+    #[test]
+    fn index_keys_of_a_record_that_was_forged_are_removed() {
+        let mut pending = indexed();
+        let forged = our_record(&named(b"forged", 3), 8);
+        assert!(!pending.noticed(v4(0), forged.clone(), before()));
+        pending.put(v4(0), named(b"z", 4));
+        let batch = next_write(&mut pending, true);
+        pending.seen(batch, vec![forged]);
+        let batch = next_write(&mut pending, true);
+        assert!(pending.landed(batch, 9).is_empty());
+    }
+
+    #[test]
+    fn a_lease_whose_record_was_removed_keeps_its_index_keys() {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), gone(6), before()));
+        find(&mut pending, gone(6), named(b"x", 1).row);
+        let batch = next_write(&mut pending, false);
+        assert!(pending.landed(batch, 7).is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_ended_through_another_server_takes_its_index_keys_along() {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), gone(6), before()));
+        find(&mut pending, gone(6), Row::Gone { owner: None });
+        let batch = next_write(&mut pending, true);
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Tidy);
+        // Nothing changed, so it is as of the last revision.
+        assert!(pending.landed(batch, 6).is_empty());
+        assert!(pending.is_empty() && pending.leftovers.of(v4(0)).is_empty());
+        assert!(!pending.take_index_in_doubt(), "no comparison is needed");
+    }
+
+    #[test]
+    fn a_write_that_fails_or_meets_something_else_settles_no_index_key() {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), gone(6), before()));
+        find(&mut pending, gone(6), named(b"y", 1).row);
+        let batch = next_write(&mut pending, true);
         pending.failed(batch);
         assert_eq!(pending.take_again(), [v4(0)]);
         // The lease changes hands.
-        pending.put(v4(0), named(b"y", 2));
-        let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 7);
-        assert!(pending.take_orphans(), "the index key of the name x is left");
+        pending.put(v4(0), named(b"z", 2));
+        let batch = next_write(&mut pending, true);
+        pending.seen(batch, vec![junk(8)]);
+        let batch = next_write(&mut pending, true);
+        pending.landed(batch, 9);
+        assert!(pending.leftovers.of(v4(0)).is_empty());
     }
 
     #[test]
@@ -767,103 +790,78 @@ mod tests {
         let batch = pending.next_batch(0).unwrap();
         // Meanwhile the lease changes hands, and the record is spoilt.
         pending.put(v4(0), named(b"y", 2));
-        let ours = our_record(&named(b"x", 1), 5);
-        let before = ours.key.as_ref().and_then(|key| key.record.clone());
-        assert!(pending.noticed(v4(0), ours, None));
-        assert!(pending.noticed(v4(0), junk(6), before.as_ref()));
+        assert!(pending.noticed(v4(0), our_record(&named(b"x", 1), 5), Before::Nothing));
+        assert!(pending.noticed(v4(0), junk(6), before()));
         pending.landed(batch, 5);
-        let batch = pending.next_batch(0).unwrap();
+        let batch = next_write(&mut pending, true);
         assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
-        pending.landed(batch, 7);
-        assert!(pending.take_orphans(), "the index key of the name x is left");
     }
 
     #[test]
-    fn what_was_spoilt_before_this_server_wrote_over_it_is_told_by_the_watch() {
+    fn what_was_spoilt_before_this_server_wrote_over_it_is_tidied_up() {
         let mut pending = pending_with_index();
         // A record of an earlier life of this server was spoilt; this one wrote over that before it was told.
-        let before = our_record(&named(b"x", 1), 5).key.and_then(|key| key.record);
         let unnamed = named(b"", 2);
         pending.put(v4(0), unnamed.clone());
-        let batch = pending.next_batch(0).unwrap();
+        let batch = next_write(&mut pending, false);
         pending.seen(batch, vec![junk(6)]);
-        let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 7);
-        assert!(!pending.noticed(v4(0), junk(6), before.as_ref()));
-        assert!(pending.observe(v4(0), our_record(&unnamed, 7)));
-        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*unnamed }));
-        assert!(pending.next_batch(0).is_none(), "the record is as it should be");
-        assert!(pending.take_orphans(), "the index key of the name x is left");
-    }
-
-    #[test]
-    fn a_removal_takes_along_the_index_keys_of_the_lease_that_went_and_no_others() {
-        for (name, left) in [("x", false), ("", true)] {
-            let mut pending = indexed();
-            assert!(!pending.noticed(v4(0), junk(6), None));
-            // With another name the lease changed hands, and ended before that was written.
-            pending.put(v4(0), ended(name.as_bytes(), 2));
-            let look = pending.next_batch(0).unwrap();
-            pending.seen(look, vec![junk(6)]);
-            let batch = pending.next_batch(0).unwrap();
-            pending.landed(batch, 7);
-            assert_eq!(pending.take_orphans(), left, "{name:?}");
+        let batch = next_write(&mut pending, false);
+        // Before the answer, or after it.
+        let mut later = pending.clone();
+        assert!(pending.noticed(v4(0), junk(6), before()));
+        assert_eq!(pending.landed(batch.clone(), 7), [v4(0)]);
+        later.landed(batch, 7);
+        assert!(!later.noticed(v4(0), junk(6), before()));
+        for mut pending in [pending, later] {
+            find(&mut pending, our_record(&unnamed, 7), unnamed.row.clone());
+            let batch = next_write(&mut pending, true);
+            assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
+            assert!(pending.landed(batch, 7).is_empty());
         }
     }
 
     #[test]
-    fn our_own_event_does_not_hide_what_was_spoilt_before() {
-        let mut pending = indexed();
-        pending.put(v4(0), named(b"y", 2));
-        let look = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), junk(6), None));
-        pending.seen(look, vec![junk(6)]);
-        let batch = pending.next_batch(0).unwrap();
-        // The watch is faster than the answer.
-        assert!(pending.noticed(v4(0), our_record(&named(b"y", 2), 7), None));
-        pending.landed(batch, 7);
-        assert!(pending.take_orphans(), "the index key of the name x is left");
+    fn a_removal_takes_along_what_the_watch_told_and_the_index_keys_of_the_lease_that_went() {
+        for (told, takes_along) in [(before(), true), (Before::Nothing, false)] {
+            let mut pending = indexed();
+            assert!(!pending.noticed(v4(0), junk(6), told));
+            // The lease changed hands, and ended before that was written.
+            pending.put(v4(0), ended(b"y", 2));
+            look(&mut pending, junk(6));
+            let batch = next_write(&mut pending, takes_along);
+            let outdated = &batch.operations()[0].write.as_ref().unwrap().outdated;
+            assert!(outdated.contains(&"/p/index/hostname/y/0.0.0.0".to_owned()));
+        }
     }
 
     #[test]
-    fn removing_index_keys_that_are_gone_tells_no_revision_of_its_own() {
-        let mut pending = indexed();
-        let removed = || Found { key: None, as_of: 6 };
-        assert!(!pending.noticed(v4(0), removed(), None));
-        pending.put(v4(0), ended(b"y", 2));
-        let look = pending.next_batch(0).unwrap();
-        pending.seen(look, vec![removed()]);
-        let batch = pending.next_batch(0).unwrap();
-        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
-        pending.landed(batch, 6);
-        assert!(pending.take_orphans(), "the index key of the name x is left");
+    fn a_change_that_yields_leaves_the_index_keys_of_what_stands_there() {
+        for (name, takes_along) in [(b"x", false), (b"y", true)] {
+            let mut pending = indexed();
+            assert!(!pending.noticed(v4(0), junk(6), before()));
+            // A partner gives the address to somebody else, and then the end of our lease is told.
+            let Row::Held { lease, .. } = named(name, 2).row else { unreachable!("a lease") };
+            let value = crate::record::to_json(&lease, By::Offer, None, 2, "b");
+            let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
+            pending.put(v4(0), ended(b"x", 1));
+            look(&mut pending, Found { as_of: 7, key: Some(key) });
+            if takes_along {
+                let batch = next_write(&mut pending, true);
+                pending.landed(batch, 8);
+            } else {
+                assert!(pending.next_batch(0).is_none());
+            }
+            assert!(pending.is_empty() && pending.leftovers.of(v4(0)).is_empty());
+            assert!(!pending.known.contains_key(&v4(0)), "it is not ours");
+        }
     }
 
     #[test]
-    fn a_change_that_yields_takes_no_index_keys_along() {
+    fn a_record_of_ours_that_etcd_has_compacted_asks_for_a_comparison() {
         let mut pending = indexed();
-        assert!(!pending.noticed(v4(0), junk(6), None));
-        // A partner gives the address to somebody else, and then the end of our lease is told.
-        let Row::Held { lease, .. } = named(b"y", 2).row else { unreachable!("a lease") };
-        let value = crate::record::to_json(&lease, By::Offer, None, 2, "b");
-        let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
-        pending.put(v4(0), ended(b"x", 1));
-        let look = pending.next_batch(0).unwrap();
-        pending.seen(look, vec![Found { as_of: 7, key: Some(key) }]);
-        assert!(pending.next_batch(0).is_none(), "it yields");
-        assert!(pending.take_orphans(), "the index key of the name x is left");
-    }
-
-    #[test]
-    fn a_record_that_is_written_again_as_it_was_leaves_no_index_keys_behind() {
-        let mut pending = indexed();
-        let removed = || Found { key: None, as_of: 6 };
-        assert!(!pending.noticed(v4(0), removed(), None));
-        assert!(pending.observe(v4(0), removed()));
-        pending.put(v4(0), Box::new(Change { operation: By::Sync, ..*named(b"x", 1) }));
-        let batch = pending.next_batch(0).unwrap();
-        pending.landed(batch, 7);
-        assert!(!pending.take_orphans());
+        assert!(!pending.noticed(v4(0), gone(6), Before::Lost));
+        assert!(pending.take_index_in_doubt());
+        assert!(!pending.take_index_in_doubt());
     }
 
     #[test]

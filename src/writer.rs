@@ -1,7 +1,8 @@
 //! How this server writes: what a change becomes in etcd, given what is known of its key. No I/O.
 //!
 //! A record, its etcd lease and its index keys are always written and removed in one transaction. So whoever knows what
-//! a record says knows its index keys too, and before a record changes hands it is looked at.
+//! a record says knows its index keys too, and before a record changes hands it is looked at. Index keys that somebody
+//! else left behind go with the next write, or alone.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
@@ -57,6 +58,8 @@ pub enum Action {
     Move(Option<Window>),
     /// The record stays as it is, and at its revision; only index keys are removed.
     Keep,
+    /// The same where no record of ours stands.
+    Tidy,
     /// The record is removed.
     Remove,
 }
@@ -65,7 +68,13 @@ impl Write {
     /// Operations that it takes in a transaction.
     #[must_use]
     pub fn operations(&self) -> usize {
-        usize::from(!matches!(self.action, Action::Keep)) + self.index.len() + self.outdated.len()
+        usize::from(self.changes_key()) + self.index.len() + self.outdated.len()
+    }
+
+    /// Whether the key of the address has another revision afterwards.
+    #[must_use]
+    pub fn changes_key(&self) -> bool {
+        !matches!(self.action, Action::Keep | Action::Tidy)
     }
 
     /// The window whose etcd lease must exist.
@@ -73,7 +82,7 @@ impl Write {
     pub fn window(&self) -> Option<Window> {
         match self.action {
             Action::Put(window) | Action::Move(window) => window,
-            Action::Keep | Action::Remove => None,
+            Action::Keep | Action::Tidy | Action::Remove => None,
         }
     }
 }
@@ -94,7 +103,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// What to do with `change`, given what is remembered of its key and what was last found there.
+    /// What to do with `change`, given what is remembered of its key, what was last found there, and what the records said
+    /// that may have `left` index keys.
     #[must_use]
     pub fn plan(
         &self,
@@ -102,19 +112,26 @@ impl Writer {
         change: &Change,
         known: Option<Known>,
         found: Option<&Found>,
+        left: &[&Identifiers],
         now: i64,
     ) -> Plan {
-        let Some(found) = found else { return self.plan_unseen(address, change, known, now) };
+        let Some(found) = found else { return self.plan_unseen(address, change, known, left, now) };
         let key = found.key.as_ref();
         match guard::decide(change, &self.server, self.grace, found) {
-            Verdict::Yield if key.is_none() => self.tidy(address, change),
-            Verdict::Yield => Plan::Settled(None),
-            Verdict::Write => Plan::Write(self.write(address, change, key, now)),
-            Verdict::Same => key.map_or(Plan::Settled(None), |key| self.complete(address, change, key, now)),
+            Verdict::Yield => self.tidy(address, change, key, left),
+            Verdict::Write => Plan::Write(self.write(address, change, key, left, now)),
+            Verdict::Same => key.map_or(Plan::Settled(None), |key| self.complete(address, change, key, left, now)),
         }
     }
 
-    fn plan_unseen(&self, address: IpAddr, change: &Change, known: Option<Known>, now: i64) -> Plan {
+    fn plan_unseen(
+        &self,
+        address: IpAddr,
+        change: &Change,
+        known: Option<Known>,
+        left: &[&Identifiers],
+        now: i64,
+    ) -> Plan {
         // What was removed has index keys that only its record tells, and so has what is written over.
         let look = match (&change.row, known) {
             (Row::Held { .. }, None) => false,
@@ -125,13 +142,20 @@ impl Writer {
         if look {
             return Plan::Look;
         }
-        let mut write = self.write(address, change, None, now);
+        let mut write = self.write(address, change, None, left, now);
         write.revision = known.map_or(0, |known| known.revision);
         Plan::Write(write)
     }
 
     /// The write of `change` over `key`, and the end of the index keys that it had.
-    fn write(&self, address: IpAddr, change: &Change, key: Option<&FoundKey>, now: i64) -> Write {
+    fn write(
+        &self,
+        address: IpAddr,
+        change: &Change,
+        key: Option<&FoundKey>,
+        left: &[&Identifiers],
+        now: i64,
+    ) -> Write {
         let (action, index) = match &change.row {
             Row::Held { lease, .. } => {
                 let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
@@ -139,44 +163,46 @@ impl Writer {
             }
             Row::Gone { .. } => (Action::Remove, Vec::new()),
         };
-        let record = key.and_then(|key| key.record.as_ref());
-        let mut outdated = record.map_or(Vec::new(), |record| self.outdated(address, &record.identifiers, &index));
         // The record may not be the one that we wrote.
-        let of_gone = self.index_of_gone(address, change);
-        outdated.extend(of_gone.into_iter().filter(|key| !outdated.contains(key)).collect::<Vec<_>>());
+        let of_gone = self.who_went(change);
+        let records = identifiers(key).chain(&of_gone).chain(left.iter().copied());
+        let outdated = self.outdated(address, records, &index);
         Write { revision: key.map_or(0, |key| key.revision), action, outdated, index }
     }
 
-    /// What a removal leaves to be done when somebody else has removed the record: its index keys.
-    fn tidy(&self, address: IpAddr, change: &Change) -> Plan {
-        let outdated = self.index_of_gone(address, change);
+    /// What is left to be done where the change yields to what stands there: index keys that do not belong to that.
+    fn tidy(&self, address: IpAddr, change: &Change, key: Option<&FoundKey>, left: &[&Identifiers]) -> Plan {
+        let of_gone = self.who_went(change).filter(|_| key.is_none());
+        let stay = identifiers(key).flat_map(|stays| self.index.possible_keys(stays, address)).collect::<Vec<_>>();
+        let outdated = self.outdated(address, of_gone.iter().chain(left.iter().copied()), &stay);
         if outdated.is_empty() {
             return Plan::Settled(None);
         }
-        Plan::Write(Write { revision: 0, action: Action::Keep, index: Vec::new(), outdated })
+        let revision = key.map_or(0, |key| key.revision);
+        Plan::Write(Write { revision, action: Action::Tidy, index: Vec::new(), outdated })
     }
 
-    /// The index keys of the lease that a removal is about.
-    fn index_of_gone(&self, address: IpAddr, change: &Change) -> Vec<String> {
+    /// Whose lease went, where a removal tells and index keys are written.
+    fn who_went(&self, change: &Change) -> Option<Identifiers> {
         match &change.row {
-            Row::Gone { owner: Some(owner) } if !self.index.is_off() => self.outdated(address, &owner.into(), &[]),
-            _ => Vec::new(),
+            Row::Gone { owner: Some(owner) } if !self.index.is_off() => Some(owner.into()),
+            _ => None,
         }
     }
 
     /// What our own record lacks besides its text: the right etcd lease, and the index keys as the parameter says.
-    fn complete(&self, address: IpAddr, change: &Change, key: &FoundKey, now: i64) -> Plan {
+    fn complete(&self, address: IpAddr, change: &Change, key: &FoundKey, left: &[&Identifiers], now: i64) -> Plan {
         let known = Known { revision: key.revision, indexed: self.indexed(address, change) };
         let Row::Held { lease, .. } = &change.row else { return Plan::Settled(None) };
-        if !change.is_finding() {
-            return Plan::Settled(Some(known));
-        }
+        let wanted = self.index_keys(address, change);
+        // What was told is complete: it is a write of ours whose answer did not come.
+        let records = identifiers(change.is_finding().then_some(key)).chain(left.iter().copied());
+        let outdated = self.outdated(address, records, &wanted);
+        let index = if change.is_finding() { wanted } else { Vec::new() };
         let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
-        let index = self.index_keys(address, change);
-        let outdated =
-            key.record.as_ref().map_or(Vec::new(), |record| self.outdated(address, &record.identifiers, &index));
         // Index keys go onto the same etcd lease, so with them the record moves as well.
-        let action = if self.hangs_right(key) && index.is_empty() { Action::Keep } else { Action::Move(window) };
+        let stays = !change.is_finding() || self.hangs_right(key);
+        let action = if stays && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }
     }
@@ -188,31 +214,33 @@ impl Writer {
         }
     }
 
-    /// Index keys that a record with these identifiers may have and that are not among the `wanted`.
-    fn outdated(&self, address: IpAddr, identifiers: &Identifiers, wanted: &[String]) -> Vec<String> {
-        let mut keys = self.index.possible_keys(identifiers, address);
-        // A value that nobody could have made an index key of: somebody else's record.
-        keys.retain(|key| key.len() <= LONGEST_KEY && !wanted.contains(key));
+    /// Index keys that records with these identifiers may have and that are not among the `wanted`, each once.
+    fn outdated<'a>(
+        &self,
+        address: IpAddr,
+        records: impl Iterator<Item = &'a Identifiers>,
+        wanted: &[String],
+    ) -> Vec<String> {
+        let mut keys = Vec::new();
+        for key in records.flat_map(|record| self.index.possible_keys(record, address)) {
+            // A longer value is none that anybody could have made an index key of: somebody else's record.
+            if key.len() <= LONGEST_KEY && !wanted.contains(&key) && !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
         keys
     }
 
-    /// A number that is the same for two changes that are about the same index keys: those that a lease has, or that the
-    /// lease had that went. 0 for none.
+    /// A number that is the same for two changes whose leases have the same index keys.
     #[must_use]
     pub fn indexed(&self, address: IpAddr, change: &Change) -> u64 {
         match &change.row {
             _ if self.index.is_off() => 0,
-            Row::Held { lease, .. } => self.indexed_by(&Identifiers::of(lease), address),
-            Row::Gone { owner: Some(owner) } => self.indexed_by(&owner.into(), address),
-            Row::Gone { owner: None } => 0,
+            Row::Held { .. } => {
+                BuildHasherDefault::<DefaultHasher>::default().hash_one(self.index_keys(address, change))
+            }
+            Row::Gone { .. } => 0,
         }
-    }
-
-    /// The same for a record with these identifiers.
-    #[must_use]
-    pub fn indexed_by(&self, identifiers: &Identifiers, address: IpAddr) -> u64 {
-        let keys = self.index.keys(identifiers, address);
-        if keys.is_empty() { 0 } else { BuildHasherDefault::<DefaultHasher>::default().hash_one(keys) }
     }
 
     /// Whether a record that says what the lease says also hangs on the right etcd lease, if it is ours.
@@ -231,6 +259,11 @@ impl Writer {
     pub fn may_have_vanished(&self, expires_at: Option<i64>, now: i64) -> bool {
         self.lifetime.is_some() && lifetime::has_passed(expires_at, self.grace, now)
     }
+}
+
+/// What the record says that stands under a key.
+fn identifiers(key: Option<&FoundKey>) -> impl Iterator<Item = &Identifiers> {
+    key.and_then(|key| key.record.as_ref()).map(|record| &record.identifiers).into_iter()
 }
 
 #[cfg(test)]

@@ -193,7 +193,7 @@ impl World {
                 let server = &mut self.servers[n];
                 let found = self.events[server.watched].clone();
                 server.watched += 1;
-                server.suspected |= !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), found, None);
+                server.suspected |= !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), found, Before::Nothing);
             }
             Move::Observe(n) => {
                 let found = self.found();
@@ -258,7 +258,7 @@ impl World {
                 Some(FoundKey { revision: self.revision, etcd_lease: 0, record: Some(record) })
             }
             // Index keys only: the record stays as it is.
-            (_, Action::Keep) => self.key.take(),
+            (_, Action::Keep | Action::Tidy) => self.key.take(),
             (_, Action::Move(_)) => self.key.take().map(|key| FoundKey { revision: self.revision, ..key }),
             _ => None,
         };

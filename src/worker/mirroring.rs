@@ -425,7 +425,7 @@ impl<'a> Mirroring<'a> {
         let (mut written, mut changed) = (None, false);
         for operation in batch.operations() {
             let Some(write) = &operation.write else { continue };
-            changed |= write.action != Action::Keep;
+            changed |= write.changes_key();
             match write.action {
                 Action::Put(_) | Action::Move(_) => {
                     counters.writes.add(1);
@@ -438,7 +438,7 @@ impl<'a> Mirroring<'a> {
                     self.presence.leases = self.presence.leases.saturating_sub(1);
                     debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
                 }
-                Action::Keep => {}
+                Action::Keep | Action::Tidy => {}
             }
         }
         match written {
@@ -551,7 +551,7 @@ impl<'a> Mirroring<'a> {
             self.resync_at = None;
             self.shared.control.want(Purpose::Resync, "interval");
         }
-        if self.pending.take_orphans() {
+        if self.pending.take_index_in_doubt() {
             self.shared.control.want(Purpose::Resync, "records that somebody removed");
         }
         if let Some(session) = self.session.filter(|_| self.ending == Ending::No) {
