@@ -17,6 +17,9 @@
 //! | a removal | ours | remove |
 //! | a removal | another server's | remove if it is the lease that went (same owner, `cltt` not later), or if it is past its end and the grace |
 //!
+//! A removal that found nothing yet is remembered ([`ended`](crate::ended)): when another server's record of that lease
+//! comes late, it is decided once more.
+//!
 //! A server's own record gives way whatever its times: its lease database is the truth about its own leases, and a
 //! clock may have been set back.
 //!

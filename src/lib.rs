@@ -6,15 +6,16 @@
 //! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again.
 //! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
 //! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
-//! 5. [`pending`]: which changes wait, which are under way, what is known of each key and which index keys are
-//!    [`leftovers`]; makes the batches.
+//! 5. [`pending`]: which changes wait, which are under way, what is known of each key which leases
+//!    [`ended`], and which index keys are [`leftovers`]; makes the batches.
 //! 6. [`writer`]: what a change becomes: the record, its [`index`] keys, and its [`lifetime`] in etcd.
 //! 7. [`guard`]: who wins when a key holds something else than expected.
 //! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
 //!
 //! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
 //! etcd's keys, [`comparison`] judges. Its [`suspects`], and those of the watch, are read again; [`readings`] is where the
-//! worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost or restored data, so that a comparison is due.
+//! worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost or restored data, so that a
+//! comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
 //! parameters), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
@@ -28,6 +29,7 @@ pub mod comparison;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod ended;
 pub mod etcd;
 pub mod guard;
 pub mod handover;

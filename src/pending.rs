@@ -8,10 +8,15 @@
 //! What nobody told of goes another way, since what the lease database says and what etcd says may change between the
 //! two readings: first the key is observed, then the lease is read, and it is written only on what was observed. Where
 //! that fails the address is suspected again, and both are read anew.
+//!
+//! Where two servers share a lease database, what one writes may be old news by then: the lease ended through the other,
+//! whose removal found nothing yet. The watch tells that one of the late record; it finds no lease, and knows from
+//! [`ended`](crate::ended) that the record is about the one that ended.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+use crate::ended::Ended;
 use crate::guard::Found;
 use crate::handover::Changes;
 use crate::lease::{Change, Row};
@@ -84,6 +89,7 @@ pub struct Pending {
     found: HashMap<IpAddr, Found>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
+    ended: Ended,
     leftovers: Leftovers,
     looked: bool,
 }
@@ -102,6 +108,7 @@ impl Pending {
             known: HashMap::new(),
             found: HashMap::new(),
             again: Vec::new(),
+            ended: Ended::default(),
             leftovers: Leftovers::default(),
             looked: false,
         }
@@ -139,6 +146,9 @@ impl Pending {
             if self.in_flight.contains_key(&address) || !self.found.contains_key(&address) {
                 self.again.push(address);
                 return;
+            }
+            if let Row::Gone { owner: owner @ None } = &mut change.row {
+                *owner = self.ended.owner(address);
             }
         } else if !self.in_flight.contains_key(&address)
             && self.waiting.get(&address).is_none_or(|older| older.is_finding())
@@ -234,7 +244,9 @@ impl Pending {
                 Plan::Settled(known) => {
                     self.due.pop_front();
                     self.found.remove(&address);
-                    self.waiting.remove(&address);
+                    if let Some(change) = self.waiting.remove(&address) {
+                        self.ended.note(address, *change, false);
+                    }
                     self.leftovers.settle(address, leftovers, None);
                     self.remember(address, known);
                     continue;
@@ -284,6 +296,7 @@ impl Pending {
             let done = self.in_flight.get(&address).copied().unwrap_or(0);
             let own = write.filter(Write::changes_key).map(|_| revision);
             let left = self.leftovers.settle(address, done, own);
+            self.ended.note(address, *change, true);
             let overtaken = self.found.get(&address).is_some_and(|found| found.as_of > revision);
             if self.waiting.contains_key(&address) {
                 if overtaken {
@@ -637,6 +650,27 @@ mod tests {
             pending.put(v4(0), Box::new(gone));
             let Row::Gone { owner } = &pending.waiting[&v4(0)].row else { unreachable!("a removal") };
             assert_eq!(owner.is_some(), learns);
+        }
+    }
+
+    #[test]
+    fn a_late_record_of_a_lease_that_ended_here_is_removed_and_of_any_other_is_not() {
+        for (cltt, is_removed) in [(1, true), (2, false)] {
+            let mut pending = pending(1);
+            let batch = pending.next_batch(0).unwrap();
+            pending.landed(batch, 5);
+            let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
+            let row = Row::Gone { owner: Some(lease.owner()) };
+            pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Update, row }));
+            let batch = pending.next_batch(0).unwrap();
+            pending.landed(batch, 6);
+            // The other server had read the lease before it ended.
+            let value = crate::record::to_json(&Lease { cltt, ..lease }, By::Update, None, 2, "b");
+            let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
+            let late = Found { as_of: 7, key: Some(key) };
+            assert!(!pending.noticed(v4(0), late.clone(), Before::Nothing));
+            find(&mut pending, late, Row::Gone { owner: None });
+            assert_eq!(pending.next_batch(0).is_some(), is_removed);
         }
     }
 

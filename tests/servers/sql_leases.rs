@@ -144,7 +144,7 @@ fn two_servers(kind: Kind, threads: bool) {
         let wanted = Wanted::new(Family::V4, &etcd.url()).parameter("server-name", json!(name)).threads(threads);
         Kea::start_connected(&database.of(wanted.more(more)))
     };
-    let (a, b) = (start("a"), start("b"));
+    let (mut a, b) = (start("a"), start("b"));
 
     // What one has given, the other renews and takes back.
     let mut client = Client4::new(&a, 1, 1);
@@ -159,7 +159,7 @@ fn two_servers(kind: Kind, threads: bool) {
     Client4::new(&a, 1, 1).release(address);
     etcd.wait("no record", |etcd| etcd.records().is_empty());
 
-    // Busy clients at both; then one is killed, and the other goes on with all leases.
+    // Busy clients at both; then one ends, and the other goes on with all leases.
     let stop = AtomicBool::new(false);
     let journals = [Journal::default(), Journal::default()];
     std::thread::scope(|scope| {
@@ -180,8 +180,9 @@ fn two_servers(kind: Kind, threads: bool) {
     wait_same(&a, &etcd);
     wait_clean(&a);
     wait_clean(&b);
-    a.signal("KILL");
-    drop(a);
+    // With all that it had ended itself: what it had not written when it is killed would wait for its next start.
+    a.signal("TERM");
+    a.wait_end();
     // The one that is left reclaims what either gave.
     b.wait_leases(<[_]>::is_empty);
     etcd.wait("no records", |etcd| etcd.records().is_empty());
@@ -199,7 +200,6 @@ fn two_servers_share_postgresql_with_packet_threads() {
 }
 
 #[test]
-#[ignore = "failed once in nine runs: records and database differed for 30 seconds; the cause is not found yet"]
 fn two_servers_share_mariadb_with_packet_threads() {
     two_servers(Kind::MariaDb, true);
 }
