@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::kea::Wanted;
+use crate::kea::{Family, Wanted};
 use crate::{ports, program};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +179,15 @@ impl SqlServer {
     pub fn execute(&self, database: &LeaseDatabase, statement: &str) {
         let name = database.config["name"].as_str().unwrap();
         done(self.client(Some(name)).args([self.query(), statement]));
+    }
+
+    /// Whether leases ever were in a lease database: Kea's tables count them, and keep the count (`lease4_stat`).
+    pub fn has_counted(&self, database: &LeaseDatabase, family: Family) -> bool {
+        let name = database.config["name"].as_str().unwrap();
+        let bare: &[&str] = if self.kind == Kind::PostgreSql { &["-t", "-A"] } else { &["-N", "-B"] };
+        let count = format!("select count(*) from lease{}_stat", family.number());
+        let answer = self.client(Some(name)).args(bare).args([self.query(), &count]).output().unwrap();
+        String::from_utf8_lossy(&answer.stdout).trim().parse::<u32>().unwrap() > 0
     }
 
     /// Ends it at once, as a crash does.

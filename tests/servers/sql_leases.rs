@@ -16,6 +16,7 @@ use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
 use crate::records::{self, expected};
 use crate::sql::{Kind, SqlServer};
+use crate::tcp_link::{Mode, TcpLink};
 use crate::{life4, life6};
 
 /// The lives of leases, each in a lease database of its own.
@@ -28,6 +29,7 @@ fn lives(kind: Kind, family: Family, threads: bool) {
     for life in lives {
         let database = server.lease_database();
         life(&|wanted| database.of(wanted).threads(threads));
+        assert!(server.has_counted(&database, family), "the leases were not in the database");
     }
 }
 
@@ -202,6 +204,33 @@ fn two_servers_share_postgresql_with_packet_threads() {
 #[test]
 fn two_servers_share_mariadb_with_packet_threads() {
     two_servers(Kind::MariaDb, true);
+}
+
+#[test]
+fn a_lease_that_ends_through_the_other_server_before_it_is_written_leaves_no_record() {
+    let (etcd, server) = (Etcd::start(), SqlServer::start(Kind::PostgreSql));
+    let (database, link) = (server.lease_database(), TcpLink::to(etcd.port()));
+    let start = |name: &str, url: String| {
+        let wanted = Wanted::new(Family::V4, &url).parameter("server-name", json!(name));
+        Kea::start_connected(&database.of(wanted.parameter("request-timeout", json!(500))))
+    };
+    let (mut a, mut b) = (start("a", link.url()), start("b", etcd.url()));
+    for kea in [&mut a, &mut b] {
+        kea.wait_log("ETCD_RESYNC", 1);
+    }
+    link.set(Mode::Cut);
+    let address = Client4::new(&a, 1, 1).take();
+    Client4::new(&b, 1, 1).release(address);
+    b.wait_leases(<[_]>::is_empty);
+    link.set(Mode::Whole);
+    // The late record is there before the one of another lease.
+    let other = Client4::new(&a, 1, 2).take();
+    etcd.wait("the other lease alone", |etcd| etcd.records().keys().eq([&other.to_string()]));
+    a.wait_statistic("etcd-writes", 2);
+    b.wait_statistic("etcd-deletes", 1);
+    for kea in [&a, &b] {
+        assert_eq!(kea.statistic("etcd-resyncs"), 1, "no comparison was needed");
+    }
 }
 
 #[test]
