@@ -1,7 +1,7 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
 # Both install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos build packages
+.PHONY: demo test chaos build packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -9,7 +9,7 @@ build: packages
 demo: build
 	tests/demo.sh
 
-test: packages
+test: packages-of-tests
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- --deny warnings
 	# The parts that need no Kea, alone.
@@ -19,8 +19,11 @@ test: packages
 	# The images of docker/, with the Kea of three Debian releases.
 	cargo test --locked --test containers
 
-chaos: packages
+chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
 
 packages:
 	tests/packages.sh
+
+packages-of-tests:
+	tests/packages.sh tests

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Installs the Debian packages that building, testing and the demonstration need; does nothing when all are there.
+# Installs the Debian packages that building and the demonstration need, and those that only tests need if told
+# `packages.sh tests`; does nothing when all are there.
 set -eu
 
 packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev
     kea-dhcp4-server kea-dhcp6-server kea-common kea-ctrl-agent etcd-server etcd-client
-    isc-dhcp-client iproute2 procps binutils jq valgrind
-    kea-admin postgresql mariadb-server"
+    isc-dhcp-client iproute2 procps binutils jq"
+[ "${1-}" != tests ] || packages="$packages valgrind kea-admin postgresql mariadb-server"
 
 missing=""
 for package in $packages; do

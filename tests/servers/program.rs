@@ -22,7 +22,7 @@ pub fn start(command: &mut Command, log: &Path) -> Child {
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error} (tests/packages.sh installs the servers)"))
+        .unwrap_or_else(|error| panic!("{command:?}: {error} (`tests/packages.sh tests` installs the servers)"))
 }
 
 /// Sends a signal by its name without SIG.
