@@ -36,14 +36,19 @@ impl Client4 {
 
     /// The same of a server that may not be there all the time.
     pub fn of(ports: Ports, relay: u8, number: u32) -> Self {
-        let address = Ipv4Addr::new(127, 0, 1, relay);
-        let socket = UdpSocket::bind((address, ports.client.unwrap_or(0))).unwrap();
+        let server = (Ipv4Addr::LOCALHOST, ports.server.unwrap_or(0));
+        Self::behind((Ipv4Addr::new(127, 0, 1, relay), ports.client.unwrap_or(0)), server, number)
+    }
+
+    /// A client behind a relay anywhere.
+    pub fn behind(relay: (Ipv4Addr, u16), server: (Ipv4Addr, u16), number: u32) -> Self {
+        let socket = UdpSocket::bind(relay).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let [a, b, c, d] = number.to_be_bytes();
         Self {
             socket,
-            server: (Ipv4Addr::LOCALHOST, ports.server.unwrap_or(0)),
-            relay: address,
+            server,
+            relay: relay.0,
             hwaddr: vec![2, 0, a, b, c, d],
             client_id: None,
             hostname: None,

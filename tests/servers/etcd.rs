@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::ports;
 use crate::program::{self, command};
 
-/// Bytes that the database may have.
+/// Bytes that the database may have: small enough to be filled in a test.
 const QUOTA: usize = 64 * 1024 * 1024;
 
 pub const LEASES: &str = "/nnoe/dhcp/leases/";
@@ -29,6 +29,7 @@ pub struct Etcd {
     name: String,
     /// `--initial-cluster`.
     cluster: String,
+    quota: usize,
 }
 
 impl Etcd {
@@ -38,11 +39,16 @@ impl Etcd {
 
     /// Starts in a network namespace.
     pub fn start_in(host: &str) -> Self {
+        Self::start_with(host, QUOTA)
+    }
+
+    /// The same with room for `quota` bytes.
+    pub fn start_with(host: &str, quota: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let (port, peer_port) = (ports::free(), ports::free());
         let cluster = format!("default=http://127.0.0.1:{peer_port}");
-        let child = Self::spawn(host, &dir, port, peer_port, "default", &cluster);
-        let etcd = Self { host: host.into(), child, dir, port, peer_port, name: "default".into(), cluster };
+        let child = Self::spawn(host, &dir, port, peer_port, "default", &cluster, quota);
+        let etcd = Self { host: host.into(), child, dir, port, peer_port, name: "default".into(), cluster, quota };
         etcd.wait_healthy();
         etcd
     }
@@ -57,23 +63,23 @@ impl Etcd {
             .enumerate()
             .map(|(n, peer_port)| {
                 let (dir, port, name) = (TempDir::new().unwrap(), ports::free(), format!("m{n}"));
-                let child = Self::spawn("", &dir, port, peer_port, &name, &cluster);
-                Self { host: String::new(), child, dir, port, peer_port, name, cluster: cluster.clone() }
+                let (cluster, quota) = (cluster.clone(), QUOTA);
+                let child = Self::spawn("", &dir, port, peer_port, &name, &cluster, quota);
+                Self { host: String::new(), child, dir, port, peer_port, name, cluster, quota }
             })
             .collect();
         members.iter().for_each(Self::wait_healthy);
         members
     }
 
-    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16, name: &str, cluster: &str) -> Child {
+    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16, name: &str, cluster: &str, quota: usize) -> Child {
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
         let mut etcd = command("etcd", host);
         etcd.args(["--name", name, "--data-dir", dir.path().join("data").to_str().unwrap()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", cluster])
-            // Small enough to be filled in a test.
-            .args(["--quota-backend-bytes", &QUOTA.to_string()]);
+            .args(["--quota-backend-bytes", &quota.to_string()]);
         program::start(&mut etcd, &dir.path().join("log"))
     }
 
@@ -285,7 +291,8 @@ impl Etcd {
 
     /// Starts again what was killed, with its data.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(&self.host, &self.dir, self.port, self.peer_port, &self.name, &self.cluster);
+        self.child =
+            Self::spawn(&self.host, &self.dir, self.port, self.peer_port, &self.name, &self.cluster, self.quota);
         self.wait_healthy();
     }
 }

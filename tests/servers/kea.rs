@@ -183,6 +183,11 @@ fn config(wanted: &Wanted, dir: &Path) -> Value {
     json!({ service(wanted.family).1: server })
 }
 
+/// Takes the library out of a configuration.
+fn without_library(family: Family) -> impl Fn(&mut Value) {
+    move |config| drop(config[service(family).1]["hooks-libraries"].as_array_mut().unwrap().pop())
+}
+
 impl Kea {
     pub fn start(wanted: &Wanted) -> Self {
         Self::started(Self::spawn(wanted), wanted)
@@ -198,11 +203,7 @@ impl Kea {
 
     /// Starts a server that does not load the library.
     pub fn start_without_library(wanted: &Wanted) -> Self {
-        let mut kea = Self::spawn_configured(wanted, |config| {
-            config[service(wanted.family).1]["hooks-libraries"].as_array_mut().unwrap().pop();
-        });
-        kea.wait_log(&format!("DHCP{}_STARTED", wanted.family.number()), 1);
-        kea
+        Self::started(Self::spawn_configured(wanted, without_library(wanted.family)), wanted)
     }
 
     /// Loads the library into a server that was started without.
@@ -212,8 +213,13 @@ impl Kea {
     }
 
     /// Starts in a network namespace, on the ports that clients expect.
-    pub fn start_in(host: &str, wanted: &Wanted) -> Self {
-        Self::started(Self::spawn_in(host, wanted, Ports::default(), |_| {}), wanted)
+    pub fn start_in(host: &str, wanted: &Wanted, with_library: bool) -> Self {
+        let change = |config: &mut Value| {
+            if !with_library {
+                without_library(wanted.family)(config);
+            }
+        };
+        Self::started(Self::spawn_in(host, wanted, Ports::default(), change), wanted)
     }
 
     fn started(mut kea: Self, wanted: &Wanted) -> Self {
@@ -275,6 +281,11 @@ impl Kea {
 
     pub fn ports(&self) -> Ports {
         self.ports
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// `server-name` of the library in it.
@@ -368,7 +379,7 @@ impl Kea {
 
     /// Threads of the process by name.
     pub fn threads(&self) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
         tasks
             .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
             .map(|name| name.trim().into())

@@ -6,6 +6,7 @@
 mod client4;
 mod client6;
 mod etcd;
+mod hosts;
 mod journal;
 mod kea;
 mod mirrored;
