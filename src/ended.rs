@@ -6,51 +6,65 @@ use std::net::IpAddr;
 
 use crate::lease::{Change, Owner, Row};
 
-/// How many are remembered, some 3 MB at most. What is forgotten waits for the other server's next comparison.
+/// How many are remembered, some 4 MB at most. What is forgotten waits for the other server's next comparison.
 const MAX: usize = 16_384;
 
 /// How often a late record of one lease is removed: also that of a write whose answer was lost, and that was tried again.
 /// Not for ever: another server that has the lease all the same, in a database of its own, writes its record anew.
 const TIMES: u8 = 2;
 
+/// The last lease of an address.
+#[derive(Clone, Debug)]
+struct End {
+    /// Tells it from other ends.
+    number: u64,
+    owner: Owner,
+    /// How often a late record of it may still be removed.
+    times: u8,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Ended {
-    /// Whose lease it was, and how often a late record of it may still be removed; `None` where that is over, or somebody
-    /// has the address since.
-    by_address: HashMap<IpAddr, Option<(Owner, u8)>>,
-    /// In the order in which they came.
-    order: VecDeque<IpAddr>,
+    by_address: HashMap<IpAddr, End>,
+    /// The last ends in their order; some are not the last of their address any more.
+    order: VecDeque<(u64, IpAddr)>,
+    next: u64,
 }
 
 impl Ended {
     /// A change of an address was written, or there was nothing to be written.
     pub fn note(&mut self, address: IpAddr, change: Change, written: bool) {
-        let owner = match change.row {
-            Row::Gone { owner: Some(owner) } if !change.is_finding() => owner,
-            // What was known of its end before is true as ever.
-            Row::Gone { owner: None } => return,
-            row => {
-                if let Some(known) = self.by_address.get_mut(&address).filter(|_| written) {
-                    let again = known.take().filter(|(_, times)| matches!(row, Row::Gone { .. }) && *times > 1);
-                    *known = again.map(|(owner, times)| (owner, times - 1));
+        let finding = change.is_finding();
+        match change.row {
+            Row::Gone { owner: Some(owner) } if !finding => self.put(address, owner),
+            Row::Gone { owner: Some(_) } if written => {
+                if let Some(end) = self.by_address.get_mut(&address) {
+                    end.times = end.times.saturating_sub(1);
                 }
-                return;
             }
-        };
-        if self.by_address.insert(address, Some((owner, TIMES))).is_none() {
-            self.order.push_back(address);
+            Row::Held { .. } if written => drop(self.by_address.remove(&address)),
+            // What was known of its end before is true as ever.
+            Row::Gone { .. } | Row::Held { .. } => {}
         }
+    }
+
+    fn put(&mut self, address: IpAddr, owner: Owner) {
+        self.next += 1;
+        self.by_address.insert(address, End { number: self.next, owner, times: TIMES });
+        self.order.push_back((self.next, address));
         while self.order.len() > MAX {
-            let first = self.order.pop_front();
-            first.and_then(|first| self.by_address.remove(&first));
+            let Some((number, first)) = self.order.pop_front() else { break };
+            if self.by_address.get(&first).is_some_and(|end| end.number == number) {
+                self.by_address.remove(&first);
+            }
         }
     }
 
     /// Whose lease ended at an address last, if that is remembered.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<Owner> {
-        self.by_address.get(&address)?.as_ref().map(|(owner, _)| owner.clone())
+        self.by_address.get(&address).filter(|end| end.times > 0).map(|end| end.owner.clone())
     }
 }
 
@@ -94,7 +108,12 @@ mod tests {
         for n in 0..=last {
             note(&mut ended, n, Row::Gone { owner: Some(owner.clone()) });
         }
-        assert_eq!((ended.owner(v4(0)), ended.owner(v4(last))), (None, Some(owner)));
+        assert_eq!((ended.owner(v4(0)), ended.owner(v4(last))), (None, Some(owner.clone())));
         assert_eq!((ended.by_address.len(), ended.order.len()), (MAX, MAX));
+        // One that ends again is the last.
+        for n in [1, last + 1] {
+            note(&mut ended, n, Row::Gone { owner: Some(owner.clone()) });
+        }
+        assert_eq!((ended.owner(v4(1)), ended.owner(v4(2))), (Some(owner), None));
     }
 }

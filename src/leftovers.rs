@@ -77,6 +77,16 @@ impl Leftovers {
         some
     }
 
+    /// Index keys without a record as of `revision` are gone. What is `under_way` knows how much of it is its own.
+    pub fn compared(&mut self, revision: i64, under_way: impl Fn(IpAddr) -> bool) {
+        self.by_address.retain(|address, records| {
+            if !under_way(*address) {
+                records.retain(|leftover| leftover.as_of > revision);
+            }
+            !records.is_empty()
+        });
+    }
+
     /// Whether index keys may be left of which nobody knows, so that only a comparison finds them; once.
     pub fn take_in_doubt(&mut self) -> bool {
         std::mem::take(&mut self.in_doubt)

@@ -71,6 +71,15 @@ impl Batch {
     }
 }
 
+/// What is known of an address in a transaction.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    /// How many leftovers the transaction removes the index keys of.
+    leftovers: usize,
+    /// The last revision at which the watch told of another change since.
+    heard: i64,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -80,8 +89,7 @@ pub struct Pending {
     due: VecDeque<IpAddr>,
     /// Those of them whose key must be read before anything is written.
     unseen: VecDeque<IpAddr>,
-    /// With the number of leftovers that the transaction removes the index keys of.
-    in_flight: HashMap<IpAddr, usize>,
+    in_flight: HashMap<IpAddr, UnderWay>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
     known: HashMap<IpAddr, Known>,
@@ -199,6 +207,7 @@ impl Pending {
         self.known = HashMap::new();
         self.found = HashMap::new();
         self.leftovers = Leftovers::default();
+        self.in_flight.values_mut().for_each(|under_way| under_way.leftovers = 0);
         let again = &mut self.again;
         self.waiting.retain(|address, change| {
             if change.is_finding() {
@@ -278,7 +287,7 @@ impl Pending {
         }
         let change = self.waiting.remove(&address)?;
         self.found.remove(&address);
-        self.in_flight.insert(address, leftovers);
+        self.in_flight.insert(address, UnderWay { leftovers, heard: 0 });
         Some(Operation { address, change, write })
     }
 
@@ -293,19 +302,16 @@ impl Pending {
             let stands = held && action != Some(Action::Tidy);
             let indexed = self.writer.indexed(address, &change);
             self.remember(address, stands.then_some(Known { revision: at, indexed }));
-            let done = self.in_flight.get(&address).copied().unwrap_or(0);
+            let UnderWay { leftovers, heard } =
+                self.in_flight.get(&address).copied().unwrap_or(UnderWay { leftovers: 0, heard: 0 });
             let own = write.filter(Write::changes_key).map(|_| revision);
-            let left = self.leftovers.settle(address, done, own);
-            self.ended.note(address, *change, true);
-            let overtaken = self.found.get(&address).is_some_and(|found| found.as_of > revision);
-            if self.waiting.contains_key(&address) {
-                if overtaken {
-                    // What a change that waits is to be decided on.
-                    self.remember(address, None);
-                } else {
-                    self.found.remove(&address);
-                }
-            } else if overtaken || left {
+            let left = self.leftovers.settle(address, leftovers, own);
+            self.ended.note(address, *change, own.is_some());
+            let overtaken = heard > revision;
+            if overtaken {
+                self.remember(address, None);
+            }
+            if !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
             }
             self.settle(address);
@@ -324,10 +330,13 @@ impl Pending {
             }
             if change.is_finding() {
                 self.suspect_again(address);
-            } else {
-                self.find(address, found);
-                self.put_back(address, change);
+                continue;
             }
+            self.remember(address, None);
+            if self.in_flight.get(&address).is_none_or(|under_way| under_way.heard <= found.as_of) {
+                self.found.insert(address, found);
+            }
+            self.put_back(address, change);
         }
         conflicts
     }
@@ -354,27 +363,38 @@ impl Pending {
     }
 
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
-    /// the address is a suspect, and what was found of it before counts no more.
+    /// the address is a suspect. What was found of it before counts no more. Nothing is settled on what the watch told
+    /// alone: it may lag behind our own writes.
     /// `before` is what was there.
-    pub fn noticed(&mut self, address: IpAddr, found: Found, before: Before) -> bool {
-        self.leftovers.note(address, &found, before, &self.writer.server);
-        let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
-        // Perhaps it is our own write, whose answer is on its way: that tells.
-        if told_waits || self.in_flight.contains_key(&address) {
-            self.find(address, found);
+    pub fn noticed(&mut self, address: IpAddr, found: &Found, before: Before) -> bool {
+        self.leftovers.note(address, found, before, &self.writer.server);
+        if let Some(under_way) = self.in_flight.get_mut(&address) {
+            // Perhaps it is our own write, whose answer is on its way: that tells.
+            under_way.heard = under_way.heard.max(found.as_of);
             return true;
         }
-        self.found.remove(&address);
-        self.waiting.remove(&address);
-        self.remember(address, None);
-        false
+        if self.known.get(&address).is_some_and(|known| known.revision < found.as_of) {
+            self.remember(address, None);
+        }
+        let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
+        if !told_waits {
+            self.waiting.remove(&address);
+            self.found.remove(&address);
+        } else if self.found.get(&address).is_some_and(|looked| looked.as_of < found.as_of) {
+            self.found.remove(&address);
+        }
+        told_waits
     }
 
-    fn find(&mut self, address: IpAddr, found: Found) {
-        let newer = self.found.get(&address).is_none_or(|known| known.as_of <= found.as_of);
-        if newer {
-            self.found.insert(address, found);
-        }
+    /// What was observed has been read, and what was read has come: of an address of which nothing waits, there was
+    /// nothing to be told.
+    pub fn all_read(&mut self) {
+        self.found.retain(|address, _| self.waiting.contains_key(address));
+    }
+
+    /// Everything was compared with what etcd held at `revision`, and index keys without a record were removed.
+    pub fn compared(&mut self, revision: i64) {
+        self.leftovers.compared(revision, |address| self.in_flight.contains_key(&address));
     }
 
     /// The request was not applied, or nobody knows: everything is tried again, or what is newer.
@@ -619,7 +639,7 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
-        assert!(!pending.noticed(v4(0), junk(8), Before::Nothing));
+        assert!(!pending.noticed(v4(0), &junk(8), Before::Nothing));
         pending.put(v4(0), change(3));
         let first = pending.next_batch(0).unwrap();
         assert_eq!(first.operations().len(), 1);
@@ -636,7 +656,7 @@ mod tests {
         assert!(pending.observe(v4(0), junk(7)));
         pending.put(v4(0), sync(2));
         let batch = pending.next_batch(0).unwrap();
-        assert!(pending.noticed(v4(0), junk(9), Before::Nothing));
+        assert!(pending.noticed(v4(0), &junk(9), Before::Nothing));
         assert_eq!(pending.landed(batch, 8), [v4(0)]);
     }
 
@@ -653,6 +673,40 @@ mod tests {
         }
     }
 
+    /// A record of the other server, of this lease.
+    fn partners(lease: &Lease, timestamp: i64, revision: i64) -> Found {
+        let value = crate::record::to_json(lease, By::Offer, None, timestamp, "b");
+        let key = FoundKey { revision, etcd_lease: 0, record: Summary::parse(&value) };
+        Found { as_of: revision, key: Some(key) }
+    }
+
+    #[test]
+    fn a_watch_that_lags_behind_our_own_writes_settles_nothing() {
+        let mut pending = pending(0);
+        let Row::Held { lease, .. } = change(20).row else { unreachable!("a lease") };
+        let old = partners(&Lease { hwaddr: [9].into(), cltt: 10, ..lease.clone() }, 10, 5);
+        pending.put(v4(0), change(20));
+        let batch = pending.next_batch(0).unwrap();
+        pending.seen(batch, vec![old.clone()]);
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 6);
+        // The lease ends, and waits for others; only then the watch tells of what we have written over.
+        let row = Row::Gone { owner: Some(lease.owner()) };
+        pending.put(v4(0), Box::new(Change { timestamp: 30, operation: By::Update, row }));
+        assert!(pending.noticed(v4(0), &old, Before::Nothing));
+        let batch = pending.next_batch(0).expect("our record is there still");
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
+    }
+
+    #[test]
+    fn what_was_observed_and_is_not_told_is_forgotten() {
+        let mut pending = pending(0);
+        // The lease ended, and its record may be gone by itself: nothing is told of it.
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.all_read();
+        assert!(pending.found.is_empty());
+    }
+
     #[test]
     fn a_late_record_of_a_lease_that_ended_here_is_removed_and_of_any_other_is_not() {
         for (cltt, is_removed) in [(1, true), (2, false)] {
@@ -665,10 +719,8 @@ mod tests {
             let batch = pending.next_batch(0).unwrap();
             pending.landed(batch, 6);
             // The other server had read the lease before it ended.
-            let value = crate::record::to_json(&Lease { cltt, ..lease }, By::Update, None, 2, "b");
-            let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
-            let late = Found { as_of: 7, key: Some(key) };
-            assert!(!pending.noticed(v4(0), late.clone(), Before::Nothing));
+            let late = partners(&Lease { cltt, ..lease }, 2, 7);
+            assert!(!pending.noticed(v4(0), &late, Before::Nothing));
             find(&mut pending, late, Row::Gone { owner: None });
             assert_eq!(pending.next_batch(0).is_some(), is_removed);
         }
@@ -679,10 +731,10 @@ mod tests {
         let mut pending = pending(2);
         let batch = pending.next_batch(0).unwrap();
         // The watch was faster than the answer.
-        assert!(pending.noticed(v4(0), junk(5), Before::Nothing));
-        assert!(pending.noticed(v4(1), junk(6), Before::Nothing));
+        assert!(pending.noticed(v4(0), &junk(5), Before::Nothing));
+        assert!(pending.noticed(v4(1), &junk(6), Before::Nothing));
         assert_eq!(pending.landed(batch, 5), [v4(1)]);
-        assert!(!pending.noticed(v4(0), junk(8), Before::Nothing));
+        assert!(!pending.noticed(v4(0), &junk(8), Before::Nothing));
     }
 
     fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
@@ -757,7 +809,7 @@ mod tests {
         look(&mut pending, our_record(&named(b"x", 1), 5));
         let batch = next_write(&mut pending, true);
         // The watch is faster than the answer.
-        assert!(pending.noticed(v4(0), our_record(&named(b"y", 2), 6), before()));
+        assert!(pending.noticed(v4(0), &our_record(&named(b"y", 2), 6), before()));
         assert!(pending.landed(batch, 6).is_empty());
         // A renewal needs no look.
         pending.put(v4(0), named(b"y", 3));
@@ -770,7 +822,7 @@ mod tests {
     fn index_keys_of_a_record_that_was_forged_are_removed() {
         let mut pending = indexed();
         let forged = our_record(&named(b"forged", 3), 8);
-        assert!(!pending.noticed(v4(0), forged.clone(), before()));
+        assert!(!pending.noticed(v4(0), &forged, before()));
         pending.put(v4(0), named(b"z", 4));
         let batch = next_write(&mut pending, true);
         pending.seen(batch, vec![forged]);
@@ -781,7 +833,7 @@ mod tests {
     #[test]
     fn a_lease_whose_record_was_removed_keeps_its_index_keys() {
         let mut pending = indexed();
-        assert!(!pending.noticed(v4(0), gone(6), before()));
+        assert!(!pending.noticed(v4(0), &gone(6), before()));
         find(&mut pending, gone(6), named(b"x", 1).row);
         let batch = next_write(&mut pending, false);
         assert!(pending.landed(batch, 7).is_empty());
@@ -790,7 +842,7 @@ mod tests {
     #[test]
     fn a_lease_that_ended_through_another_server_takes_its_index_keys_along() {
         let mut pending = indexed();
-        assert!(!pending.noticed(v4(0), gone(6), before()));
+        assert!(!pending.noticed(v4(0), &gone(6), before()));
         find(&mut pending, gone(6), Row::Gone { owner: None });
         let batch = next_write(&mut pending, true);
         assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Tidy);
@@ -803,7 +855,7 @@ mod tests {
     #[test]
     fn a_write_that_fails_or_meets_something_else_settles_no_index_key() {
         let mut pending = indexed();
-        assert!(!pending.noticed(v4(0), gone(6), before()));
+        assert!(!pending.noticed(v4(0), &gone(6), before()));
         find(&mut pending, gone(6), named(b"y", 1).row);
         let batch = next_write(&mut pending, true);
         pending.failed(batch);
@@ -824,9 +876,11 @@ mod tests {
         let batch = pending.next_batch(0).unwrap();
         // Meanwhile the lease changes hands, and the record is spoilt.
         pending.put(v4(0), named(b"y", 2));
-        assert!(pending.noticed(v4(0), our_record(&named(b"x", 1), 5), Before::Nothing));
-        assert!(pending.noticed(v4(0), junk(6), before()));
+        assert!(pending.noticed(v4(0), &our_record(&named(b"x", 1), 5), Before::Nothing));
+        assert!(pending.noticed(v4(0), &junk(6), before()));
         pending.landed(batch, 5);
+        let batch = next_write(&mut pending, true);
+        pending.seen(batch, vec![junk(6)]);
         let batch = next_write(&mut pending, true);
         assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
     }
@@ -842,10 +896,10 @@ mod tests {
         let batch = next_write(&mut pending, false);
         // Before the answer, or after it.
         let mut later = pending.clone();
-        assert!(pending.noticed(v4(0), junk(6), before()));
+        assert!(pending.noticed(v4(0), &junk(6), before()));
         assert_eq!(pending.landed(batch.clone(), 7), [v4(0)]);
         later.landed(batch, 7);
-        assert!(!later.noticed(v4(0), junk(6), before()));
+        assert!(!later.noticed(v4(0), &junk(6), before()));
         for mut pending in [pending, later] {
             find(&mut pending, our_record(&unnamed, 7), unnamed.row.clone());
             let batch = next_write(&mut pending, true);
@@ -858,7 +912,7 @@ mod tests {
     fn a_removal_takes_along_what_the_watch_told_and_the_index_keys_of_the_lease_that_went() {
         for (told, takes_along) in [(before(), true), (Before::Nothing, false)] {
             let mut pending = indexed();
-            assert!(!pending.noticed(v4(0), junk(6), told));
+            assert!(!pending.noticed(v4(0), &junk(6), told));
             // The lease changed hands, and ended before that was written.
             pending.put(v4(0), ended(b"y", 2));
             look(&mut pending, junk(6));
@@ -872,13 +926,11 @@ mod tests {
     fn a_change_that_yields_leaves_the_index_keys_of_what_stands_there() {
         for (name, takes_along) in [(b"x", false), (b"y", true)] {
             let mut pending = indexed();
-            assert!(!pending.noticed(v4(0), junk(6), before()));
+            assert!(!pending.noticed(v4(0), &junk(6), before()));
             // A partner gives the address to somebody else, and then the end of our lease is told.
             let Row::Held { lease, .. } = named(name, 2).row else { unreachable!("a lease") };
-            let value = crate::record::to_json(&lease, By::Offer, None, 2, "b");
-            let key = FoundKey { revision: 7, etcd_lease: 0, record: Summary::parse(&value) };
             pending.put(v4(0), ended(b"x", 1));
-            look(&mut pending, Found { as_of: 7, key: Some(key) });
+            look(&mut pending, partners(&lease, 2, 7));
             if takes_along {
                 let batch = next_write(&mut pending, true);
                 pending.landed(batch, 8);
@@ -891,9 +943,45 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_is_remembered_is_used_up_by_late_records_alone() {
+        let mut pending = pending_with_index();
+        pending.put(v4(0), ended(b"x", 1));
+        look(&mut pending, gone(5));
+        let batch = next_write(&mut pending, true);
+        pending.landed(batch, 5);
+        for revision in [7, 9] {
+            // Somebody writes something here and takes it away again.
+            find(&mut pending, gone(revision), Row::Gone { owner: None });
+            assert!(pending.next_batch(0).is_none(), "there is nothing to be tidied up");
+        }
+        let Row::Held { lease, .. } = named(b"x", 1).row else { unreachable!("a lease") };
+        find(&mut pending, partners(&lease, 1, 11), Row::Gone { owner: None });
+        let batch = next_write(&mut pending, true);
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Remove);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_counted_as_settled_by_what_is_under_way() {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), &gone(6), before()));
+        find(&mut pending, gone(6), named(b"y", 1).row);
+        let batch = next_write(&mut pending, true);
+        pending.forget();
+        let y = our_record(&named(b"y", 1), 8).key.unwrap().record.unwrap();
+        assert!(pending.noticed(v4(0), &gone(9), Before::Record(y)));
+        pending.landed(batch, 8);
+        assert_eq!(pending.leftovers.of(v4(0)).len(), 1);
+        // A comparison of everything has seen to it.
+        pending.compared(8);
+        assert_eq!(pending.leftovers.of(v4(0)).len(), 1);
+        pending.compared(9);
+        assert!(pending.leftovers.of(v4(0)).is_empty());
+    }
+
+    #[test]
     fn a_record_of_ours_that_etcd_has_compacted_asks_for_a_comparison() {
         let mut pending = indexed();
-        assert!(!pending.noticed(v4(0), gone(6), Before::Lost));
+        assert!(!pending.noticed(v4(0), &gone(6), Before::Lost));
         assert!(pending.take_index_in_doubt());
         assert!(!pending.take_index_in_doubt());
     }

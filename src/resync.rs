@@ -56,7 +56,8 @@ pub struct Resync {
     /// Over all records, and over all index keys.
     walks: (Walk, Walk),
     stage: Stage,
-    revision: i64,
+    /// The revision that etcd is read at; 0 before the first page.
+    pub revision: i64,
     /// Keys that are asked for at once.
     pub limit: i64,
     /// Whether a page of either side is being read.

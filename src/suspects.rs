@@ -34,7 +34,7 @@ impl Suspects {
         for address in &some {
             self.addresses.remove(address);
         }
-        self.last = some.last().copied();
+        self.last = some.last().copied().or(self.last);
         some
     }
 }
@@ -55,6 +55,7 @@ mod tests {
         let mut suspects = Suspects::default();
         suspects.extend([1, 2, 3, 4].map(v4));
         assert_eq!(suspects.take(2), [1, 2].map(v4));
+        assert!(suspects.take(0).is_empty());
         suspects.extend([1, 2].map(v4));
         assert_eq!(suspects.take(3), [3, 4, 1].map(v4));
         suspects.extend([1].map(v4));

@@ -172,7 +172,8 @@ impl Writer {
 
     /// What is left to be done where the change yields to what stands there: index keys that do not belong to that.
     fn tidy(&self, address: IpAddr, change: &Change, key: Option<&FoundKey>, left: &[&Identifiers]) -> Plan {
-        let of_gone = self.who_went(change).filter(|_| key.is_none());
+        // A finding knows it from an end that took its index keys along.
+        let of_gone = self.who_went(change).filter(|_| key.is_none() && !change.is_finding());
         let stay = identifiers(key).flat_map(|stays| self.index.possible_keys(stays, address)).collect::<Vec<_>>();
         let outdated = self.outdated(address, of_gone.iter().chain(left.iter().copied()), &stay);
         if outdated.is_empty() {

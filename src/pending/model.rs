@@ -195,7 +195,7 @@ impl World {
                 let found = self.events[server.watched].clone();
                 server.watched += 1;
                 server.suspected |=
-                    !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), found, Before::Nothing);
+                    !server.own.contains(&found.as_of) && !server.pending.noticed(v4(1), &found, Before::Nothing);
             }
             Move::Observe(n) => {
                 let found = self.found();
@@ -330,7 +330,7 @@ impl World {
                 server.in_flight.as_ref().map(sent),
                 (server.watched, &server.own),
                 (server.suspected, server.observed),
-                &pending.ended
+                (&pending.ended, pending.in_flight.get(&v4(1)).map(|under_way| under_way.heard))
             );
         }
         self.late.iter().for_each(|late| text.push_str(&sent(late)));

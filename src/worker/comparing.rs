@@ -56,8 +56,9 @@ impl Mirroring<'_> {
             Need::Pause(until) => return until,
             Need::Nothing => {
                 let is_empty = self.pending.is_empty();
+                let is_tidying = self.flights.values().any(|flight| matches!(flight, Flight::Tidy));
                 let settled = self.settling.as_ref().is_some_and(|settling| is_empty || settling.is_empty());
-                if settled || resync.purpose == Purpose::Verify {
+                if (settled && !is_tidying) || resync.purpose == Purpose::Verify {
                     self.compared();
                 }
             }
@@ -72,7 +73,7 @@ impl Mirroring<'_> {
             Err(reason) => {
                 error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
                 let purpose = resync.purpose;
-                self.resync = None;
+                self.take_resync();
                 self.resync_not_before = Instant::now() + 5 * BETWEEN_RESYNCS;
                 // Not a command any more, which would not wait.
                 self.shared.control.interrupted(purpose, "the lease database could not be read");
@@ -92,13 +93,21 @@ impl Mirroring<'_> {
         self.turn_at
     }
 
+    /// Ends a comparison, done or not. Some of its suspects may have been noticed by the watch.
+    pub(super) fn take_resync(&mut self) -> Option<Resync> {
+        let mut resync = self.resync.take()?;
+        self.suspects.extend(resync.suspects.take(usize::MAX));
+        Some(resync)
+    }
+
     /// A comparison is done.
     fn compared(&mut self) {
-        let Some(resync) = self.resync.take() else { return };
+        let Some(resync) = self.take_resync() else { return };
         let (took, findings) = (resync.started.elapsed(), resync.findings);
         self.resync_not_before = Instant::now() + took.max(BETWEEN_RESYNCS);
         if resync.purpose == Purpose::Resync {
             self.shared.counters.resyncs.add(1);
+            self.pending.compared(resync.revision);
             self.presence.leases = findings.leases;
             self.presence.synced_at = Some(now());
             self.resync_at = self.config().resync_interval.map(|interval| Instant::now() + interval);

@@ -266,7 +266,8 @@ impl<'a> Mirroring<'a> {
     fn receive(&mut self) {
         let handover = &self.shared.handover;
         // Before anything is taken: what was read is in the hand-over then.
-        let all_read = self.resync.as_ref().is_some_and(Resync::is_judged) && !self.is_reading_suspects();
+        let read = !self.is_reading_suspects();
+        let all_read = read && self.resync.as_ref().is_some_and(Resync::is_judged);
         if self.has_room() {
             let mut taken = handover.take(std::mem::take(&mut self.spare));
             if let Some(resync) = &mut self.resync {
@@ -277,6 +278,9 @@ impl<'a> Mirroring<'a> {
             let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
             self.shared.counters.queue_overflows.add(dropped);
             self.spare = taken;
+            if read {
+                self.pending.all_read();
+            }
             if all_read && self.settling.is_none() {
                 self.settling = Some(self.pending.addresses().collect());
             }
@@ -524,6 +528,7 @@ impl<'a> Mirroring<'a> {
         match flight {
             Flight::Batch(batch, _) => self.pending.failed(batch),
             Flight::Observe(addresses) => self.suspect_again(addresses),
+            Flight::Tidy => self.shared.control.want(Purpose::Resync, "index keys that may be left"),
             _ => {}
         }
     }

@@ -78,7 +78,7 @@ impl Mirroring<'_> {
         if self.ending == Ending::Flushing && self.link.is_down() {
             self.ending = Ending::GivenUp;
         }
-        if let Some(resync) = self.resync.take() {
+        if let Some(resync) = self.take_resync() {
             self.shared.control.interrupted(resync.purpose, resync.reason);
             self.resync_not_before = Instant::now() + BETWEEN_RESYNCS;
         }

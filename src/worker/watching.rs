@@ -70,7 +70,7 @@ impl Mirroring<'_> {
         if let Some(resync) = &mut self.resync {
             resync.touch(address);
         }
-        if self.pending.noticed(address, found, before) {
+        if self.pending.noticed(address, &found, before) {
             return;
         }
         if self.noticed.len() < self.config().queue_size {
