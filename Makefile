@@ -1,7 +1,7 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
 # Both install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos build packages packages-of-tests
+.PHONY: demo test chaos bench build packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -21,6 +21,9 @@ test: packages-of-tests
 
 chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
+
+bench: packages-of-tests
+	cargo bench --locked --bench kea
 
 packages:
 	tests/packages.sh
