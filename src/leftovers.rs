@@ -64,6 +64,11 @@ impl Leftovers {
         records.iter().map(|leftover| &leftover.identifiers).collect()
     }
 
+    /// The revision of the newest of them; 0 for none.
+    pub fn as_of(&self, address: IpAddr) -> i64 {
+        self.by_address.get(&address).and_then(|records| records.last()).map_or(0, |leftover| leftover.as_of)
+    }
+
     /// The index keys of the `many` oldest records are gone, and so is what was noted of our own write at the revision
     /// `own`. Whether something is left.
     pub fn settle(&mut self, address: IpAddr, many: usize, own: Option<i64>) -> bool {

@@ -71,13 +71,13 @@ impl Batch {
     }
 }
 
-/// What is known of an address in a transaction.
-#[derive(Clone, Copy, Debug)]
-struct UnderWay {
-    /// How many leftovers the transaction removes the index keys of.
-    leftovers: usize,
-    /// The last revision at which the watch told of another change since.
-    heard: i64,
+/// What a key was last found to hold.
+#[derive(Clone, Debug)]
+struct Seen {
+    found: Found,
+    /// Whether only the watch told. It may lag behind our own writes: good enough to write on, which etcd checks, but
+    /// nothing is settled by it without a look.
+    heard: bool,
 }
 
 /// See the module.
@@ -89,12 +89,15 @@ pub struct Pending {
     due: VecDeque<IpAddr>,
     /// Those of them whose key must be read before anything is written.
     unseen: VecDeque<IpAddr>,
-    in_flight: HashMap<IpAddr, UnderWay>,
+    /// With the number of leftovers that the transaction removes the index keys of.
+    in_flight: HashMap<IpAddr, usize>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
     known: HashMap<IpAddr, Known>,
     /// What the keys of pending and suspected addresses were found to hold.
-    found: HashMap<IpAddr, Found>,
+    found: HashMap<IpAddr, Seen>,
+    /// Addresses that were observed, and whose reading has perhaps not come yet.
+    observed: Vec<IpAddr>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
     ended: Ended,
@@ -115,6 +118,7 @@ impl Pending {
             halves: VecDeque::new(),
             known: HashMap::new(),
             found: HashMap::new(),
+            observed: Vec::new(),
             again: Vec::new(),
             ended: Ended::default(),
             leftovers: Leftovers::default(),
@@ -207,7 +211,7 @@ impl Pending {
         self.known = HashMap::new();
         self.found = HashMap::new();
         self.leftovers = Leftovers::default();
-        self.in_flight.values_mut().for_each(|under_way| under_way.leftovers = 0);
+        self.in_flight.values_mut().for_each(|leftovers| *leftovers = 0);
         let again = &mut self.again;
         self.waiting.retain(|address, change| {
             if change.is_finding() {
@@ -240,17 +244,13 @@ impl Pending {
                 self.due.pop_front();
                 continue;
             };
-            let (known, found) = (self.known.get(&address).copied(), self.found.get(&address));
+            let (known, seen) = (self.known.get(&address).copied(), self.found.get(&address));
             let left = self.leftovers.of(address);
             let leftovers = left.len();
-            let write = match self.writer.plan(address, change, known, found, &left, now) {
+            let heard = seen.is_some_and(|seen| seen.heard);
+            let write = match self.writer.plan(address, change, known, seen.map(|seen| &seen.found), &left, now) {
                 Plan::Write(write) => write,
-                Plan::Look => {
-                    self.due.pop_front();
-                    self.unseen.push_back(address);
-                    continue;
-                }
-                Plan::Settled(known) => {
+                Plan::Settled(known) if !heard => {
                     self.due.pop_front();
                     self.found.remove(&address);
                     if let Some(change) = self.waiting.remove(&address) {
@@ -258,6 +258,11 @@ impl Pending {
                     }
                     self.leftovers.settle(address, leftovers, None);
                     self.remember(address, known);
+                    continue;
+                }
+                Plan::Look | Plan::Settled(_) => {
+                    self.due.pop_front();
+                    self.unseen.push_back(address);
                     continue;
                 }
             };
@@ -287,7 +292,7 @@ impl Pending {
         }
         let change = self.waiting.remove(&address)?;
         self.found.remove(&address);
-        self.in_flight.insert(address, UnderWay { leftovers, heard: 0 });
+        self.in_flight.insert(address, leftovers);
         Some(Operation { address, change, write })
     }
 
@@ -302,14 +307,16 @@ impl Pending {
             let stands = held && action != Some(Action::Tidy);
             let indexed = self.writer.indexed(address, &change);
             self.remember(address, stands.then_some(Known { revision: at, indexed }));
-            let UnderWay { leftovers, heard } =
-                self.in_flight.get(&address).copied().unwrap_or(UnderWay { leftovers: 0, heard: 0 });
+            let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
             let own = write.filter(Write::changes_key).map(|_| revision);
             let left = self.leftovers.settle(address, leftovers, own);
             self.ended.note(address, *change, own.is_some());
-            let overtaken = heard > revision;
+            let overtaken = self.found.get(&address).is_some_and(|seen| seen.found.as_of > revision);
             if overtaken {
+                // What a change that waits is to be decided on.
                 self.remember(address, None);
+            } else {
+                self.found.remove(&address);
             }
             if !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
@@ -330,25 +337,25 @@ impl Pending {
             }
             if change.is_finding() {
                 self.suspect_again(address);
-                continue;
+            } else {
+                self.find(address, Seen { found, heard: false });
+                self.put_back(address, change);
             }
-            self.remember(address, None);
-            if self.in_flight.get(&address).is_none_or(|under_way| under_way.heard <= found.as_of) {
-                self.found.insert(address, found);
-            }
-            self.put_back(address, change);
         }
         conflicts
     }
 
     /// The key of a suspect was observed. Whether its lease is to be read now: not when something of it is pending, which
-    /// may have been read before what made it a suspect; then it is suspected again.
+    /// may have been read before what made it a suspect, or when it is known to have changed since; then it is suspected
+    /// again.
     pub fn observe(&mut self, address: IpAddr, found: Found) -> bool {
-        if self.is_pending(address) {
+        let known = self.known.get(&address).map_or(0, |known| known.revision);
+        if self.is_pending(address) || known.max(self.leftovers.as_of(address)) > found.as_of {
             self.again.push(address);
             return false;
         }
-        self.found.insert(address, found);
+        self.found.insert(address, Seen { found, heard: false });
+        self.observed.push(address);
         true
     }
 
@@ -363,33 +370,40 @@ impl Pending {
     }
 
     /// Somebody else changed the key of an address. Whether that is settled with the change that is pending; when not,
-    /// the address is a suspect. What was found of it before counts no more. Nothing is settled on what the watch told
-    /// alone: it may lag behind our own writes.
-    /// `before` is what was there.
+    /// the address is a suspect. What was found of it before counts no more. `before` is what was there.
     pub fn noticed(&mut self, address: IpAddr, found: &Found, before: Before) -> bool {
         self.leftovers.note(address, found, before, &self.writer.server);
-        if let Some(under_way) = self.in_flight.get_mut(&address) {
-            // Perhaps it is our own write, whose answer is on its way: that tells.
-            under_way.heard = under_way.heard.max(found.as_of);
+        let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
+        // Perhaps it is our own write, whose answer is on its way: that tells.
+        let under_way = self.in_flight.contains_key(&address);
+        if under_way || told_waits {
+            // Older than what we wrote since: no news.
+            if under_way || self.known.get(&address).is_none_or(|known| known.revision < found.as_of) {
+                self.find(address, Seen { found: found.clone(), heard: true });
+            }
             return true;
         }
-        if self.known.get(&address).is_some_and(|known| known.revision < found.as_of) {
-            self.remember(address, None);
+        self.found.remove(&address);
+        self.waiting.remove(&address);
+        self.remember(address, None);
+        false
+    }
+
+    /// What is newer counts.
+    fn find(&mut self, address: IpAddr, seen: Seen) {
+        if self.found.get(&address).is_none_or(|older| older.found.as_of <= seen.found.as_of) {
+            self.found.insert(address, seen);
         }
-        let told_waits = self.waiting.get(&address).is_some_and(|change| !change.is_finding());
-        if !told_waits {
-            self.waiting.remove(&address);
-            self.found.remove(&address);
-        } else if self.found.get(&address).is_some_and(|looked| looked.as_of < found.as_of) {
-            self.found.remove(&address);
-        }
-        told_waits
     }
 
     /// What was observed has been read, and what was read has come: of an address of which nothing waits, there was
     /// nothing to be told.
     pub fn all_read(&mut self) {
-        self.found.retain(|address, _| self.waiting.contains_key(address));
+        for address in std::mem::take(&mut self.observed) {
+            if !self.is_pending(address) {
+                self.found.remove(&address);
+            }
+        }
     }
 
     /// Everything was compared with what etcd held at `revision`, and index keys without a record were removed.
@@ -699,6 +713,43 @@ mod tests {
     }
 
     #[test]
+    fn what_the_watch_told_is_written_on_and_looked_at_before_anything_is_settled() {
+        for (theirs, looks) in [(1, false), (9, true)] {
+            let mut pending = pending(1);
+            let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
+            let told = partners(&Lease { cltt: theirs, hwaddr: [9].into(), ..lease }, 1, 5);
+            assert!(pending.noticed(v4(0), &told, Before::Nothing));
+            let batch = pending.next_batch(0).unwrap();
+            assert_eq!(batch.only_looks(), looks, "their cltt is {theirs}");
+            if looks {
+                pending.seen(batch, vec![told]);
+                assert!(pending.next_batch(0).is_none(), "it yields");
+            } else {
+                assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 5);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_refused_after_somebody_else_wrote_is_suspected() {
+        let mut pending = pending(1);
+        let batch = pending.next_batch(0).unwrap();
+        assert!(pending.noticed(v4(0), &junk(6), Before::Nothing));
+        assert!(pending.refused(batch).is_some());
+        assert_eq!(pending.take_again(), [v4(0)]);
+    }
+
+    #[test]
+    fn an_observation_that_is_older_than_what_is_known_does_not_count() {
+        let mut pending = indexed();
+        assert!(!pending.observe(v4(0), junk(4)), "we wrote at revision 5");
+        assert!(!pending.noticed(v4(0), &junk(10), before()));
+        assert!(!pending.observe(v4(0), junk(8)));
+        assert_eq!(pending.take_again(), [v4(0), v4(0)]);
+        assert!(pending.observe(v4(0), junk(10)));
+    }
+
+    #[test]
     fn what_was_observed_and_is_not_told_is_forgotten() {
         let mut pending = pending(0);
         // The lease ended, and its record may be gone by itself: nothing is told of it.
@@ -879,8 +930,6 @@ mod tests {
         assert!(pending.noticed(v4(0), &our_record(&named(b"x", 1), 5), Before::Nothing));
         assert!(pending.noticed(v4(0), &junk(6), before()));
         pending.landed(batch, 5);
-        let batch = next_write(&mut pending, true);
-        pending.seen(batch, vec![junk(6)]);
         let batch = next_write(&mut pending, true);
         assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
     }

@@ -323,14 +323,14 @@ impl World {
                 text,
                 "|{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
                 pending.waiting.values().map(|waiting| change(waiting)).collect::<Vec<_>>(),
-                pending.found.values().map(found).collect::<Vec<_>>(),
+                pending.found.values().map(|seen| found(&seen.found)).collect::<Vec<_>>(),
                 pending.known,
                 (pending.due.len(), pending.unseen.len(), pending.looked),
                 server.session,
                 server.in_flight.as_ref().map(sent),
                 (server.watched, &server.own),
                 (server.suspected, server.observed),
-                (&pending.ended, pending.in_flight.get(&v4(1)).map(|under_way| under_way.heard))
+                (&pending.ended, pending.found.values().map(|seen| seen.heard).collect::<Vec<_>>(), &pending.observed)
             );
         }
         self.late.iter().for_each(|late| text.push_str(&sent(late)));

@@ -93,10 +93,11 @@ impl Mirroring<'_> {
         self.turn_at
     }
 
-    /// Ends a comparison, done or not. Some of its suspects may have been noticed by the watch.
+    /// Ends a comparison, done or not. Some of its suspects may have been noticed by the watch; if they are many, the next
+    /// comparison is to find them.
     pub(super) fn take_resync(&mut self) -> Option<Resync> {
         let mut resync = self.resync.take()?;
-        self.suspects.extend(resync.suspects.take(usize::MAX));
+        self.suspects.extend(resync.suspects.take(self.config().queue_size / 2));
         Some(resync)
     }
 
