@@ -206,6 +206,7 @@ impl World {
             Move::Read(n) => {
                 self.servers[n].observed = false;
                 self.read_again(n, By::Sync, 0, None);
+                self.servers[n].pending.all_read();
             }
         }
         for server in &mut self.servers {
@@ -330,7 +331,7 @@ impl World {
                 server.in_flight.as_ref().map(sent),
                 (server.watched, &server.own),
                 (server.suspected, server.observed),
-                (&pending.ended, pending.found.values().map(|seen| seen.heard).collect::<Vec<_>>(), &pending.observed)
+                (&pending.ended, pending.found.values().map(|seen| seen.heard).collect::<Vec<_>>())
             );
         }
         self.late.iter().for_each(|late| text.push_str(&sent(late)));
