@@ -1,0 +1,571 @@
+//! Single interleavings of one server, each with what it taught.
+
+use super::*;
+use crate::guard::FoundKey;
+use crate::lease::{Lease, Operation as By};
+use crate::record::{Summary, v4};
+
+fn change(timestamp: i64) -> Box<Change> {
+    let lease = Lease { cltt: timestamp, ..Lease::plain_v4(0) };
+    Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+}
+
+fn sync(timestamp: i64) -> Box<Change> {
+    Box::new(Change { operation: By::Sync, ..*change(timestamp) })
+}
+
+fn pending(addresses: u32) -> Pending {
+    let mut pending = Pending::new(Writer::plain("a"));
+    for n in 0..addresses {
+        pending.put(v4(n), change(1));
+    }
+    pending
+}
+
+#[test]
+fn batches_hold_at_most_127_operations() {
+    let mut pending = pending(300);
+    let sizes: Vec<usize> =
+        std::iter::from_fn(|| pending.next_batch(0)).map(|batch| batch.operations().len()).collect();
+    assert_eq!(sizes, [127, 127, 46]);
+}
+
+#[test]
+fn an_address_is_in_one_transaction_at_a_time() {
+    let mut pending = pending(1);
+    let first = pending.next_batch(0).unwrap();
+    pending.put(v4(0), change(2));
+    assert!(pending.next_batch(0).is_none());
+    pending.landed(first, 7);
+    assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.timestamp, 2);
+}
+
+#[test]
+fn what_failed_is_tried_again_unless_newer_news_came() {
+    let mut pending = pending(2);
+    let batch = pending.next_batch(0).unwrap();
+    pending.put(v4(1), change(2));
+    pending.failed(batch);
+    let again = pending.next_batch(0).unwrap();
+    let mut times: Vec<i64> = again.operations().iter().map(|operation| operation.change.timestamp).collect();
+    times.sort_unstable();
+    assert_eq!(times, [1, 2]);
+}
+
+#[test]
+fn beyond_the_limit_new_addresses_are_dropped_but_not_news_of_pending_ones() {
+    let mut pending = pending(2);
+    let batch = pending.next_batch(0).unwrap();
+    let mut news: Changes = (0..4).map(|n| (v4(n), change(2))).collect();
+    assert_eq!(pending.absorb(&mut news, 2), 2);
+    pending.failed(batch);
+    let again = pending.next_batch(0).unwrap();
+    assert_eq!(again.operations().iter().map(|operation| operation.change.timestamp).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[test]
+fn the_one_operation_that_etcd_refuses_is_found_and_the_others_go_on() {
+    let mut pending = pending(100);
+    let (mut landed, mut refused) = (0, Vec::new());
+    while let Some(batch) = pending.next_batch(0) {
+        if batch.operations().iter().any(|operation| operation.address == v4(42)) {
+            refused.extend(pending.refused(batch).map(|operation| operation.address));
+        } else {
+            landed += batch.operations().len();
+            pending.landed(batch, 1);
+        }
+    }
+    assert_eq!((landed, refused), (99, vec![v4(42)]));
+    assert!(pending.is_empty());
+}
+
+fn junk(revision: i64) -> Found {
+    Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record: None }) }
+}
+
+#[test]
+fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out() {
+    let mut pending = pending(2);
+    let batch = pending.next_batch(0).unwrap();
+    let found = batch.operations().iter().map(|operation| {
+        // The other key is absent, as its condition said.
+        if operation.address == v4(0) { junk(9) } else { Found { as_of: 9, key: None } }
+    });
+    let found = found.collect();
+    assert_eq!(pending.seen(batch, found), 1);
+    let again = pending.next_batch(0).unwrap();
+    let on = |address| {
+        let operation = again.operations().iter().find(|operation| operation.address == address).unwrap();
+        operation.write.as_ref().unwrap().revision
+    };
+    assert_eq!((on(v4(0)), on(v4(1))), (9, 0));
+}
+
+#[test]
+fn a_finding_is_written_only_on_what_was_observed_before() {
+    let mut pending = pending(0);
+    pending.put(v4(0), sync(2));
+    assert_eq!(pending.take_again(), [v4(0)], "nothing was observed");
+    assert!(pending.observe(v4(0), junk(7)));
+    pending.put(v4(0), sync(2));
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
+    pending.seen(batch, vec![junk(8)]);
+    assert_eq!(pending.take_again(), [v4(0)], "something changed meanwhile");
+    assert!(pending.is_empty());
+}
+
+#[test]
+fn a_finding_does_not_hide_what_a_callout_told() {
+    let mut pending = pending(1);
+    assert!(!pending.observe(v4(0), junk(7)));
+    assert_eq!(pending.take_again(), [v4(0)], "what waits may have been read before");
+    pending.put(v4(0), sync(2));
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].change.operation, By::Renew);
+    pending.put(v4(0), sync(2));
+    assert_eq!(pending.take_again(), [v4(0)]);
+    pending.failed(batch);
+    assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.operation, By::Renew);
+}
+
+#[test]
+fn what_a_callout_tells_ends_a_finding() {
+    let mut pending = pending(0);
+    assert!(pending.observe(v4(0), junk(7)));
+    pending.put(v4(0), sync(2));
+    pending.put(v4(0), change(3));
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].change.operation, By::Renew);
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 0);
+}
+
+#[test]
+fn a_record_that_only_loses_index_keys_keeps_its_revision() {
+    let lease = Lease { hwaddr: [1].into(), cltt: 2, ..Lease::plain_v4(0) };
+    let value = crate::record::to_json(&lease, By::Offer, None, 2, "a");
+    let key = FoundKey { revision: 7, etcd_lease: 0, record: crate::record::Summary::parse(&value) };
+    let mut pending = pending(0);
+    assert!(pending.observe(v4(0), Found { as_of: 8, key: Some(key) }));
+    let row = Row::Held { lease, relay: None };
+    pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Sync, row }));
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
+    pending.landed(batch, 9);
+    pending.put(v4(0), change(3));
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
+}
+
+#[test]
+fn an_address_whose_finding_was_dropped_is_in_one_transaction_at_a_time_too() {
+    let mut pending = pending(0);
+    assert!(pending.observe(v4(0), junk(7)));
+    pending.put(v4(0), sync(2));
+    // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
+    assert!(!pending.noticed(v4(0), &junk(8), Before::Nothing));
+    pending.put(v4(0), change(3));
+    let first = pending.next_batch(0).unwrap();
+    assert_eq!(first.operations().len(), 1);
+    pending.put(v4(0), change(4));
+    assert!(pending.next_batch(0).is_none());
+    pending.landed(first, 9);
+    assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.timestamp, 4);
+    assert!(pending.next_batch(0).is_none());
+}
+
+#[test]
+fn somebody_who_writes_after_a_finding_is_noticed_also_before_its_answer() {
+    let mut pending = pending(0);
+    assert!(pending.observe(v4(0), junk(7)));
+    pending.put(v4(0), sync(2));
+    let batch = pending.next_batch(0).unwrap();
+    assert!(pending.noticed(v4(0), &junk(9), Before::Nothing));
+    assert_eq!(pending.landed(batch, 8), [v4(0)]);
+}
+
+#[test]
+fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces_and_was_told() {
+    for (older, learns) in [(change(1), true), (sync(1), false)] {
+        let mut pending = pending(0);
+        assert!(pending.observe(v4(0), junk(7)));
+        pending.put(v4(0), older);
+        let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
+        pending.put(v4(0), Box::new(gone));
+        let Row::Gone { owner } = &pending.waiting[&v4(0)].row else { unreachable!("a removal") };
+        assert_eq!(owner.is_some(), learns);
+    }
+}
+
+/// A record of the other server, of this lease.
+fn partners(lease: &Lease, timestamp: i64, revision: i64) -> Found {
+    let value = crate::record::to_json(lease, By::Offer, None, timestamp, "b");
+    let key = FoundKey { revision, etcd_lease: 0, record: Summary::parse(&value) };
+    Found { as_of: revision, key: Some(key) }
+}
+
+#[test]
+fn a_watch_that_lags_behind_our_own_writes_settles_nothing() {
+    let mut pending = pending(0);
+    let Row::Held { lease, .. } = change(20).row else { unreachable!("a lease") };
+    let old = partners(&Lease { hwaddr: [9].into(), cltt: 10, ..lease.clone() }, 10, 5);
+    pending.put(v4(0), change(20));
+    let batch = pending.next_batch(0).unwrap();
+    pending.seen(batch, vec![old.clone()]);
+    let batch = pending.next_batch(0).unwrap();
+    pending.landed(batch, 6);
+    // The lease ends, and waits for others; only then the watch tells of what we have written over.
+    let row = Row::Gone { owner: Some(lease.owner()) };
+    pending.put(v4(0), Box::new(Change { timestamp: 30, operation: By::Update, row }));
+    assert!(pending.noticed(v4(0), &old, Before::Nothing));
+    let batch = pending.next_batch(0).expect("our record is there still");
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
+}
+
+#[test]
+fn what_the_watch_told_is_written_on_and_looked_at_before_anything_is_settled() {
+    for (theirs, looks) in [(1, false), (9, true)] {
+        let mut pending = pending(1);
+        let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
+        let told = partners(&Lease { cltt: theirs, hwaddr: [9].into(), ..lease }, 1, 5);
+        assert!(pending.noticed(v4(0), &told, Before::Nothing));
+        let batch = pending.next_batch(0).unwrap();
+        assert_eq!(batch.only_looks(), looks, "their cltt is {theirs}");
+        if looks {
+            pending.seen(batch, vec![told]);
+            assert!(pending.next_batch(0).is_none(), "it yields");
+        } else {
+            assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 5);
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_after_somebody_else_wrote_is_suspected() {
+    let mut pending = pending(1);
+    let batch = pending.next_batch(0).unwrap();
+    assert!(pending.noticed(v4(0), &junk(6), Before::Nothing));
+    assert!(pending.refused(batch).is_some());
+    assert_eq!(pending.take_again(), [v4(0)]);
+}
+
+#[test]
+fn an_observation_that_is_older_than_what_is_known_does_not_count() {
+    let mut pending = indexed();
+    assert!(!pending.observe(v4(0), junk(4)), "we wrote at revision 5");
+    assert!(!pending.noticed(v4(0), &junk(10), before()));
+    assert!(!pending.observe(v4(0), junk(8)));
+    assert_eq!(pending.take_again(), [v4(0), v4(0)]);
+    assert!(pending.observe(v4(0), junk(10)));
+}
+
+#[test]
+fn what_was_observed_and_is_not_told_is_forgotten() {
+    let mut pending = pending(0);
+    // The lease ended, and its record may be gone by itself: nothing is told of it.
+    assert!(pending.observe(v4(0), junk(7)));
+    pending.all_read();
+    assert!(pending.found.is_empty());
+}
+
+#[test]
+fn a_late_record_of_a_lease_that_ended_here_is_removed_and_of_any_other_is_not() {
+    for (cltt, is_removed) in [(1, true), (2, false)] {
+        let mut pending = pending(1);
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 5);
+        let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
+        let row = Row::Gone { owner: Some(lease.owner()) };
+        pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Update, row }));
+        let batch = pending.next_batch(0).unwrap();
+        pending.landed(batch, 6);
+        // The other server had read the lease before it ended.
+        let late = partners(&Lease { cltt, ..lease }, 2, 7);
+        assert!(!pending.noticed(v4(0), &late, Before::Nothing));
+        find(&mut pending, late, Row::Gone { owner: None });
+        assert_eq!(pending.next_batch(0).is_some(), is_removed);
+    }
+}
+
+#[test]
+fn somebody_who_writes_after_us_is_noticed_and_our_own_write_is_not() {
+    let mut pending = pending(2);
+    let batch = pending.next_batch(0).unwrap();
+    // The watch was faster than the answer.
+    assert!(pending.noticed(v4(0), &junk(5), Before::Nothing));
+    assert!(pending.noticed(v4(1), &junk(6), Before::Nothing));
+    assert_eq!(pending.landed(batch, 5), [v4(1)]);
+    assert!(!pending.noticed(v4(0), &junk(8), Before::Nothing));
+}
+
+fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
+    let lease = Lease { hostname: hostname.into(), cltt: timestamp, ..Lease::plain_v4(0) };
+    Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+}
+
+/// The end of the lease of a name, told by somebody who knew the lease.
+fn ended(hostname: &[u8], cltt: i64) -> Box<Change> {
+    let lease = Lease { hostname: hostname.into(), cltt, ..Lease::plain_v4(0) };
+    Box::new(Change { timestamp: 3, operation: By::Update, row: Row::Gone { owner: Some(lease.owner()) } })
+}
+
+/// What the watch or a look tells of our own record of `change`.
+fn our_record(change: &Change, revision: i64) -> Found {
+    let Row::Held { lease, .. } = &change.row else { unreachable!("a lease") };
+    let value = crate::record::to_json(lease, change.operation, None, change.timestamp, "a");
+    let record = crate::record::Summary::parse(&value);
+    Found { as_of: revision, key: Some(FoundKey { revision, etcd_lease: 0, record }) }
+}
+
+fn pending_with_index() -> Pending {
+    let mut writer = Writer::plain("a");
+    writer.index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
+    Pending::new(writer)
+}
+
+/// With the record of a lease of the name x, written at revision 5, and its index key.
+fn indexed() -> Pending {
+    let mut pending = pending_with_index();
+    pending.put(v4(0), named(b"x", 1));
+    let batch = pending.next_batch(0).unwrap();
+    assert!(pending.landed(batch, 5).is_empty());
+    pending
+}
+
+/// What the watch tells of our record of the name x when it is there no more.
+fn before() -> Before {
+    Before::Record(our_record(&named(b"x", 1), 5).key.unwrap().record.unwrap())
+}
+
+fn gone(as_of: i64) -> Found {
+    Found { as_of, key: None }
+}
+
+/// The next write, which is to take the index key of the name x along, or not.
+fn next_write(pending: &mut Pending, takes_along: bool) -> Batch {
+    let batch = pending.next_batch(0).unwrap();
+    let write = batch.operations()[0].write.as_ref().expect("a write");
+    let key = "/p/index/hostname/x/0.0.0.0".to_owned();
+    assert_eq!(write.outdated.contains(&key), takes_along, "{write:?}");
+    batch
+}
+
+/// A look at the key, which holds `found`.
+fn look(pending: &mut Pending, found: Found) {
+    let batch = pending.next_batch(0).unwrap();
+    assert!(batch.only_looks());
+    pending.seen(batch, vec![found]);
+}
+
+/// What a suspect becomes: its key is observed, and then its lease read.
+fn find(pending: &mut Pending, found: Found, row: Row) {
+    assert!(pending.observe(v4(0), found));
+    pending.put(v4(0), Box::new(Change { timestamp: 1, operation: By::Sync, row }));
+}
+
+#[test]
+fn index_keys_of_a_record_that_we_replace_ourselves_go_with_that_and_are_not_left() {
+    let mut pending = indexed();
+    pending.put(v4(0), named(b"y", 2));
+    look(&mut pending, our_record(&named(b"x", 1), 5));
+    let batch = next_write(&mut pending, true);
+    // The watch is faster than the answer.
+    assert!(pending.noticed(v4(0), &our_record(&named(b"y", 2), 6), before()));
+    assert!(pending.landed(batch, 6).is_empty());
+    // A renewal needs no look.
+    pending.put(v4(0), named(b"y", 3));
+    let batch = next_write(&mut pending, false);
+    assert!(pending.landed(batch, 7).is_empty());
+    assert!(!pending.take_index_in_doubt());
+}
+
+#[test]
+fn index_keys_of_a_record_that_was_forged_are_removed() {
+    let mut pending = indexed();
+    let forged = our_record(&named(b"forged", 3), 8);
+    assert!(!pending.noticed(v4(0), &forged, before()));
+    pending.put(v4(0), named(b"z", 4));
+    let batch = next_write(&mut pending, true);
+    pending.seen(batch, vec![forged]);
+    let batch = next_write(&mut pending, true);
+    assert!(pending.landed(batch, 9).is_empty());
+}
+
+#[test]
+fn a_lease_whose_record_was_removed_keeps_its_index_keys() {
+    let mut pending = indexed();
+    assert!(!pending.noticed(v4(0), &gone(6), before()));
+    find(&mut pending, gone(6), named(b"x", 1).row);
+    let batch = next_write(&mut pending, false);
+    assert!(pending.landed(batch, 7).is_empty());
+}
+
+#[test]
+fn a_lease_that_ended_through_another_server_takes_its_index_keys_along() {
+    let mut pending = indexed();
+    assert!(!pending.noticed(v4(0), &gone(6), before()));
+    find(&mut pending, gone(6), Row::Gone { owner: None });
+    let batch = next_write(&mut pending, true);
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Tidy);
+    // Nothing changed, so it is as of the last revision.
+    assert!(pending.landed(batch, 6).is_empty());
+    assert!(pending.is_empty() && pending.leftovers.of(v4(0)).is_empty());
+    assert!(!pending.take_index_in_doubt(), "no comparison is needed");
+}
+
+#[test]
+fn a_write_that_fails_or_meets_something_else_settles_no_index_key() {
+    let mut pending = indexed();
+    assert!(!pending.noticed(v4(0), &gone(6), before()));
+    find(&mut pending, gone(6), named(b"y", 1).row);
+    let batch = next_write(&mut pending, true);
+    pending.failed(batch);
+    assert_eq!(pending.take_again(), [v4(0)]);
+    // The lease changes hands.
+    pending.put(v4(0), named(b"z", 2));
+    let batch = next_write(&mut pending, true);
+    pending.seen(batch, vec![junk(8)]);
+    let batch = next_write(&mut pending, true);
+    pending.landed(batch, 9);
+    assert!(pending.leftovers.of(v4(0)).is_empty());
+}
+
+#[test]
+fn what_is_spoilt_before_the_first_write_is_answered_is_told_by_the_watch() {
+    let mut pending = pending_with_index();
+    pending.put(v4(0), named(b"x", 1));
+    let batch = pending.next_batch(0).unwrap();
+    // Meanwhile the lease changes hands, and the record is spoilt.
+    pending.put(v4(0), named(b"y", 2));
+    assert!(pending.noticed(v4(0), &our_record(&named(b"x", 1), 5), Before::Nothing));
+    assert!(pending.noticed(v4(0), &junk(6), before()));
+    pending.landed(batch, 5);
+    let batch = next_write(&mut pending, true);
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
+}
+
+#[test]
+fn what_was_spoilt_before_this_server_wrote_over_it_is_tidied_up() {
+    let mut pending = pending_with_index();
+    // A record of an earlier life of this server was spoilt; this one wrote over that before it was told.
+    let unnamed = named(b"", 2);
+    pending.put(v4(0), unnamed.clone());
+    let batch = next_write(&mut pending, false);
+    pending.seen(batch, vec![junk(6)]);
+    let batch = next_write(&mut pending, false);
+    // Before the answer, or after it.
+    let mut later = pending.clone();
+    assert!(pending.noticed(v4(0), &junk(6), before()));
+    assert_eq!(pending.landed(batch.clone(), 7), [v4(0)]);
+    later.landed(batch, 7);
+    assert!(!later.noticed(v4(0), &junk(6), before()));
+    for mut pending in [pending, later] {
+        find(&mut pending, our_record(&unnamed, 7), unnamed.row.clone());
+        let batch = next_write(&mut pending, true);
+        assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
+        assert!(pending.landed(batch, 7).is_empty());
+    }
+}
+
+#[test]
+fn a_removal_takes_along_what_the_watch_told_and_the_index_keys_of_the_lease_that_went() {
+    for (told, takes_along) in [(before(), true), (Before::Nothing, false)] {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), &junk(6), told));
+        // The lease changed hands, and ended before that was written.
+        pending.put(v4(0), ended(b"y", 2));
+        look(&mut pending, junk(6));
+        let batch = next_write(&mut pending, takes_along);
+        let outdated = &batch.operations()[0].write.as_ref().unwrap().outdated;
+        assert!(outdated.contains(&"/p/index/hostname/y/0.0.0.0".to_owned()));
+    }
+}
+
+#[test]
+fn a_change_that_yields_leaves_the_index_keys_of_what_stands_there() {
+    for (name, takes_along) in [(b"x", false), (b"y", true)] {
+        let mut pending = indexed();
+        assert!(!pending.noticed(v4(0), &junk(6), before()));
+        // A partner gives the address to somebody else, and then the end of our lease is told.
+        let Row::Held { lease, .. } = named(name, 2).row else { unreachable!("a lease") };
+        pending.put(v4(0), ended(b"x", 1));
+        look(&mut pending, partners(&lease, 2, 7));
+        if takes_along {
+            let batch = next_write(&mut pending, true);
+            pending.landed(batch, 8);
+        } else {
+            assert!(pending.next_batch(0).is_none());
+        }
+        assert!(pending.is_empty() && pending.leftovers.of(v4(0)).is_empty());
+        assert!(!pending.known.contains_key(&v4(0)), "it is not ours");
+    }
+}
+
+#[test]
+fn an_end_that_is_remembered_is_used_up_by_late_records_alone() {
+    let mut pending = pending_with_index();
+    pending.put(v4(0), ended(b"x", 1));
+    look(&mut pending, gone(5));
+    let batch = next_write(&mut pending, true);
+    pending.landed(batch, 5);
+    for revision in [7, 9] {
+        // Somebody writes something here and takes it away again.
+        find(&mut pending, gone(revision), Row::Gone { owner: None });
+        assert!(pending.next_batch(0).is_none(), "there is nothing to be tidied up");
+    }
+    let Row::Held { lease, .. } = named(b"x", 1).row else { unreachable!("a lease") };
+    find(&mut pending, partners(&lease, 1, 11), Row::Gone { owner: None });
+    let batch = next_write(&mut pending, true);
+    assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Remove);
+}
+
+#[test]
+fn what_is_forgotten_is_not_counted_as_settled_by_what_is_under_way() {
+    let mut pending = indexed();
+    assert!(!pending.noticed(v4(0), &gone(6), before()));
+    find(&mut pending, gone(6), named(b"y", 1).row);
+    let batch = next_write(&mut pending, true);
+    pending.forget();
+    let y = our_record(&named(b"y", 1), 8).key.unwrap().record.unwrap();
+    assert!(pending.noticed(v4(0), &gone(9), Before::Record(y)));
+    pending.landed(batch, 8);
+    assert_eq!(pending.leftovers.of(v4(0)).len(), 1);
+    // A comparison of everything has seen to it.
+    pending.compared(8);
+    assert_eq!(pending.leftovers.of(v4(0)).len(), 1);
+    pending.compared(9);
+    assert!(pending.leftovers.of(v4(0)).is_empty());
+}
+
+#[test]
+fn a_record_of_ours_that_etcd_has_compacted_asks_for_a_comparison() {
+    let mut pending = indexed();
+    assert!(!pending.noticed(v4(0), &gone(6), Before::Lost));
+    assert!(pending.take_index_in_doubt());
+    assert!(!pending.take_index_in_doubt());
+}
+
+#[test]
+fn a_transaction_has_room_for_the_index_keys() {
+    let mut writer = Writer::plain("a");
+    writer.index = crate::index::Index::new("/p", &[crate::index::Kind::HwAddress, crate::index::Kind::Hostname]);
+    let mut pending = Pending::new(writer);
+    for n in 0..100 {
+        let lease = Lease { hwaddr: [1].into(), hostname: (*b"x").into(), ..Lease::plain_v4(n) };
+        let row = Row::Held { lease, relay: None };
+        pending.put(v4(n), Box::new(Change { timestamp: 1, operation: By::Offer, row }));
+    }
+    let sizes: Vec<usize> =
+        std::iter::from_fn(|| pending.next_batch(0)).map(|batch| batch.operations().len()).collect();
+    assert_eq!(sizes, [42, 42, 16], "three operations each");
+}
+
+#[test]
+fn nothing_unsettled_is_lost_at_the_end() {
+    let mut pending = pending(200);
+    let batch = pending.next_batch(0).unwrap();
+    pending.put(batch.operations()[0].address, change(5));
+    let left = pending.into_changes([batch]);
+    assert_eq!(left.len(), 200);
+    assert_eq!(left.values().filter(|change| change.timestamp == 5).count(), 1);
+}
