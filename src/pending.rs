@@ -301,23 +301,19 @@ impl Pending {
     pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
         let mut suspects = Vec::new();
         for Operation { address, change, write } in batch.operations {
-            let held = matches!(change.row, Row::Held { .. });
-            let action = write.as_ref().map(|write| write.action);
-            let at = write.as_ref().filter(|write| !write.changes_key()).map_or(revision, |write| write.revision);
-            let stands = held && action != Some(Action::Tidy);
-            let indexed = self.writer.indexed(address, &change);
-            self.remember(address, stands.then_some(Known { revision: at, indexed }));
-            let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
-            let own = write.filter(Write::changes_key).map(|_| revision);
-            let left = self.leftovers.settle(address, leftovers, own);
-            self.ended.note(address, *change, own.is_some());
+            let own = write.as_ref().filter(|write| write.changes_key()).map(|_| revision);
+            let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             let overtaken = self.found.get(&address).is_some_and(|seen| seen.found.as_of > revision);
-            if overtaken {
-                // What a change that waits is to be decided on.
-                self.remember(address, None);
-            } else {
+            if !overtaken {
+                // Else it is what a change that waits is to be decided on.
                 self.found.remove(&address);
             }
+            let ours = own.or(kept).filter(|_| matches!(change.row, Row::Held { .. }) && !overtaken);
+            let indexed = self.writer.indexed(address, &change);
+            self.remember(address, ours.map(|revision| Known { revision, indexed }));
+            let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
+            let left = self.leftovers.settle(address, leftovers, own);
+            self.ended.note(address, *change, own.is_some());
             if !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
             }

@@ -30,7 +30,7 @@ impl Bed {
             run(&format!("ip -n {} addr add {relay}/24 dev cli", hosts.client));
         }
         let etcd = Etcd::start_with(&hosts.server, QUOTA);
-        let more = match family {
+        let mut more = match family {
             Family::V4 => json!({
                 "interfaces-config": { "interfaces": ["srv"], "dhcp-socket-type": "udp" },
                 "subnet4": [
@@ -43,7 +43,6 @@ impl Bed {
                 "subnet6": [{ "id": 1, "subnet": "2001:db8::/32", "interface": "srv", "pools": [{ "pool": "2001:db8:1::/64" }] }],
             }),
         };
-        let mut more = more;
         more["multi-threading"] =
             json!({ "enable-multi-threading": threads, "thread-pool-size": 2, "packet-queue-size": 64 });
         // A line for each lease would be measured with it.

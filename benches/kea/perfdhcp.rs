@@ -79,23 +79,16 @@ pub fn highest(bed: &Bed, guess: u32) -> f64 {
         (load.dropped() < 0.01 && load.begun > 0.95 * rate).then_some(load.completed)
     };
     let mut rate = f64::from(guess);
-    let mut best = None;
-    loop {
-        match (works(rate), best) {
-            (Some(completed), _) => best = Some(completed),
-            (None, Some(best)) => return best,
-            (None, None) => {
-                // Down to the first that works.
-                rate /= STEP;
-                while rate > 100.0 {
-                    if let Some(completed) = works(rate) {
-                        return completed;
-                    }
-                    rate /= STEP;
-                }
-                return 0.0;
-            }
+    let mut best = works(rate);
+    if best.is_some() {
+        while let Some(completed) = works(rate * STEP) {
+            rate *= STEP;
+            best = Some(completed);
         }
-        rate *= STEP;
     }
+    while best.is_none() && rate > 100.0 {
+        rate /= STEP;
+        best = works(rate);
+    }
+    best.unwrap_or(0.0)
 }

@@ -136,11 +136,7 @@ impl Mirroring<'_> {
     /// and the queue has room for.
     fn observe_suspects(&mut self) {
         let written = self.shared.readings.take_suspects();
-        if self.suspects.len() < self.config().queue_size {
-            self.suspects.extend(written);
-        } else if !written.is_empty() {
-            self.shared.control.want(Purpose::Resync, "many changes that no hook told");
-        }
+        self.suspect(written, "many changes that no hook told");
         if self.session.is_none() || self.is_reading_suspects() {
             return;
         }
@@ -154,6 +150,15 @@ impl Mirroring<'_> {
         if !addresses.is_empty() {
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
+        }
+    }
+
+    /// Addresses are suspected without a comparison; of too many a comparison is to see to them, for this reason.
+    pub(super) fn suspect(&mut self, addresses: Vec<IpAddr>, too_many: &'static str) {
+        if self.suspects.len() < self.config().queue_size {
+            self.suspects.extend(addresses);
+        } else if !addresses.is_empty() {
+            self.shared.control.want(Purpose::Resync, too_many);
         }
     }
 

@@ -543,12 +543,8 @@ impl<'a> Mirroring<'a> {
     fn tick(&mut self) {
         self.tell_overflows();
         self.noticed.extend(self.pending.take_again());
-        if self.suspects.len() < self.config().queue_size {
-            self.suspects.extend(self.noticed.drain());
-        } else if !self.noticed.is_empty() {
-            self.noticed.clear();
-            self.shared.control.want(Purpose::Resync, "many changes by others");
-        }
+        let noticed = self.noticed.drain().collect();
+        self.suspect(noticed, "many changes by others");
         if let Some(settling) = &mut self.settling {
             settling.retain(|address| self.pending.is_pending(*address));
         }
