@@ -119,9 +119,10 @@ impl Mirroring<'_> {
                 findings.extra.count, findings.foreign, took.as_millis()
             );
         }
-        self.shared.control.finished(resync.purpose, Done { at: now(), took, reason: resync.reason, findings });
         self.present();
+        // Before the command that waits for it is answered: whoever asks for the status then is to be told of this one.
         self.tell();
+        self.shared.control.finished(resync.purpose, Done { at: now(), took, reason: resync.reason, findings });
     }
 
     pub(super) fn tidy(&mut self, orphans: &[(Vec<u8>, i64)]) {
