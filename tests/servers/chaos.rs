@@ -3,7 +3,7 @@
 //!
 //! `CHAOS_SEED` repeats a run's choices, `CHAOS_SECONDS` makes it longer than its few rounds (`make chaos`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use crate::tcp_link::{Mode, TcpLink};
 
 /// Rounds of the short form.
 const ROUNDS: u32 = 2;
-/// How soon after everything healed, and no more leases ended at once than the queue holds, etcd holds what Kea holds.
+/// How long, when everything is healed, etcd may hold something else of an address than Kea.
 const PROMISE: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,39 +245,37 @@ impl Place {
         records
     }
 
-    /// What keeps the invariant from holding, if anything.
-    fn fault_found(&self) -> Option<String> {
+    /// What keeps the invariant from holding, a line each.
+    fn faults_found(&self) -> Vec<String> {
         if let Some(difference) = difference(&self.servers.iter().collect::<Vec<_>>(), &self.records()) {
-            return Some(difference);
+            return difference.lines().map(str::to_owned).collect();
         }
-        for kea in &self.servers {
+        let verified = self.servers.iter().filter_map(|kea| {
             let answer = kea.command(&json!({ "command": "etcd-verify" }));
-            let found = &answer["arguments"];
-            let clean = ["missing", "different", "extra"].iter().all(|kind| found[kind] == 0);
-            if answer["result"] != 0 || !clean {
-                return Some(format!("etcd-verify of {}: {answer}", kea.name()));
-            }
-        }
-        None
+            let found = ["missing", "different", "extra"].map(|kind| &answer["arguments"][kind]);
+            let clean = answer["result"] == 0 && found.iter().all(|count| **count == 0);
+            (!clean).then(|| format!("etcd-verify of {}: {found:?}, {}", kea.name(), answer["text"]))
+        });
+        verified.collect()
     }
 
-    /// Everything is healed: how long it takes until the invariant holds.
+    /// Everything is healed: how long it takes until the invariant holds. Leases go on ending meanwhile, some between two
+    /// readings, so each difference has a time of its own: from when it is seen until it is gone, or another one.
     fn converge(&self) -> Duration {
         let healed = Instant::now();
         let strict = std::env::var_os("CHAOS_SECONDS").is_some();
         let patience = if strict { PROMISE } else { PROMISE * 4 };
-        let overflows = || self.servers.iter().map(|kea| kea.statistic("etcd-queue-overflows")).sum::<i64>();
-        let (mut since, mut dropped) = (healed, overflows());
+        let mut standing: HashMap<String, Instant> = HashMap::new();
         loop {
-            // Leases end while one looks, so both are looked at again.
-            let Some(fault) = self.fault_found() else { return healed.elapsed() };
-            let dropped_now = overflows();
-            if dropped_now != dropped {
-                // Short leases end together, and a small queue cannot hold them.
-                (since, dropped) = (Instant::now(), dropped_now);
-            }
-            assert!(since.elapsed() < patience, "after {patience:?}: {fault}");
+            // Before anything is read: what is seen now stood then.
+            let now = Instant::now();
+            let faults = self.faults_found();
+            let Some(fault) = faults.first() else { return healed.elapsed() };
             assert!(healed.elapsed() < PROMISE * 8, "there is no end: {fault}");
+            standing = faults.into_iter().map(|fault| (fault.clone(), *standing.get(&fault).unwrap_or(&now))).collect();
+            for (fault, since) in &standing {
+                assert!(since.elapsed() < patience, "for {patience:?}: {fault}");
+            }
             sleep(Duration::from_millis(100));
         }
     }
