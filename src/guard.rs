@@ -9,13 +9,18 @@
 //! | --- | --- | --- |
 //! | a lease | nothing, or something that is no record | write |
 //! | a lease | ours | write, unless it is the same and nobody told of a change |
-//! | a lease, told by Kea | another server's | write if ours has the newer `cltt`, at a tie the newer or same `timestamp` |
+//! | a lease, told by Kea | another server's | write if ours has the newer `cltt`, at a tie the newer or same `timestamp`; then look again if it said something else of the same `cltt` |
 //! | a lease, found by comparison | another server's | write if ours has the newer `cltt`, or `timestamp` at a tie; leave the same |
 //! | a removal | nothing | done |
 //! | a removal, told by Kea | something that is no record | remove |
 //! | a removal, found by comparison | something that is no record | leave: it is somebody's, and no lease |
 //! | a removal | ours | remove |
 //! | a removal | another server's | remove if it is the lease that went (same owner, `cltt` not later), or if it is past its end and the grace |
+//!
+//! Times are seconds, and two servers that share a lease database may both write an address within one: the one that had
+//! read it first may write its record last. So whoever told takes the place of the other one's record at a tie, and then
+//! the address is suspected, which is to say that the record is observed and the lease read once more. Servers with lease
+//! databases of their own read what they have written.
 //!
 //! A removal that found nothing yet is remembered ([`ended`](crate::ended)): when another server's record of that lease
 //! comes late, it is decided once more.
@@ -63,6 +68,8 @@ impl Found {
 pub enum Verdict {
     /// Write or remove.
     Write,
+    /// Write over what another server told of the same second, and look again: what was read may have been the older.
+    Contest,
     /// Our own record says it already.
     Same,
     /// Leave etcd as it is; the change is settled.
@@ -92,7 +99,13 @@ pub fn decide(change: &Change, server: &str, grace: i64, found: &Found) -> Verdi
                 return if known { Verdict::Same } else { Verdict::Write };
             }
             let (change_time, record_time) = ((lease.cltt, change.timestamp), (record.cltt, record.timestamp));
-            verdict(change_time > record_time || (change_time == record_time && !finding))
+            if change_time < record_time || (change_time == record_time && finding) {
+                Verdict::Yield
+            } else if lease.cltt == record.cltt && !same && !finding {
+                Verdict::Contest
+            } else {
+                Verdict::Write
+            }
         }
     }
 }
@@ -156,12 +169,19 @@ mod tests {
     fn between_servers_the_newer_lease_wins() {
         for operation in [TOLD, SYNC] {
             assert_eq!(decide(&held(10, 10, operation), &found("b", 9, 99, 2)), Verdict::Write);
-            assert_eq!(decide(&held(10, 11, operation), &found("b", 10, 10, 2)), Verdict::Write);
             assert_eq!(decide(&held(10, 10, operation), &found("b", 10, 11, 2)), Verdict::Yield);
             assert_eq!(decide(&held(10, 99, operation), &found("b", 11, 11, 2)), Verdict::Yield);
         }
-        assert_eq!(decide(&held(10, 10, TOLD), &found("b", 10, 10, 2)), Verdict::Write);
+        assert_eq!(decide(&held(10, 11, SYNC), &found("b", 10, 10, 2)), Verdict::Write);
         assert_eq!(decide(&held(10, 10, SYNC), &found("b", 10, 10, 2)), Verdict::Yield);
+    }
+
+    #[test]
+    fn what_two_servers_told_of_the_same_second_is_looked_at_again() {
+        for timestamp in [10, 11] {
+            assert_eq!(decide(&held(10, timestamp, TOLD), &found("b", 10, 10, 2)), Verdict::Contest);
+            assert_eq!(decide(&held(10, timestamp, TOLD), &found("b", 10, 10, 1)), Verdict::Write, "they agree");
+        }
     }
 
     #[test]

@@ -354,14 +354,16 @@ impl<K: Kea> Mirror<K> {
         let stripe = &self.stripes[usize::try_from(hash % STRIPES as u64).unwrap_or(0)];
         let queued = loop {
             let before = *lock(stripe);
+            // Before it is read: of two servers that share the database, who reads later never tells an earlier time.
+            let time = now();
             let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
                 Ok(Some(lease)) if lease.is_held() => {
                     if found && self.may_have_vanished(&lease) {
                         return;
                     }
-                    (if found { lease.cltt } else { now() }, Row::Held { lease, relay })
+                    (if found { lease.cltt } else { time }, Row::Held { lease, relay })
                 }
-                Ok(_) => (now(), Row::Gone { owner: owner.clone() }),
+                Ok(_) => (time, Row::Gone { owner: owner.clone() }),
                 Err(reason) => {
                     self.shared.counters.errors.add(1);
                     self.keep(&self.failed.0, address, Mark { lease_type, operation, owner, told: !found });

@@ -297,10 +297,11 @@ impl Pending {
     }
 
     /// The transaction was applied at `revision`. Returns the addresses that are to be suspected: somebody else has changed
-    /// them since, or has left something behind.
+    /// them since, has left something behind, or told something else of the same second.
     pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
         let mut suspects = Vec::new();
         for Operation { address, change, write } in batch.operations {
+            let contested = write.as_ref().is_some_and(|write| write.contests);
             let own = write.as_ref().filter(|write| write.changes_key()).map(|_| revision);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             let overtaken = self.found.get(&address).is_some_and(|seen| seen.found.as_of > revision);
@@ -314,7 +315,7 @@ impl Pending {
             let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
             let left = self.leftovers.settle(address, leftovers, own);
             self.ended.note(address, *change, own.is_some());
-            if !self.waiting.contains_key(&address) && (overtaken || left) {
+            if contested || !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
             }
             self.settle(address);
@@ -409,10 +410,14 @@ impl Pending {
 
     /// The request was not applied, or nobody knows: everything is tried again, or what is newer.
     pub fn failed(&mut self, batch: Batch) {
-        for Operation { address, change, .. } in batch.operations {
+        for Operation { address, change, write } in batch.operations {
             if change.is_finding() {
                 self.suspect_again(address);
             } else {
+                if write.is_some_and(|write| write.contests) {
+                    // Perhaps it was applied: then nothing tells that it took another's place.
+                    self.again.push(address);
+                }
                 self.put_back(address, change);
             }
         }

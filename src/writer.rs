@@ -47,6 +47,8 @@ pub struct Write {
     pub index: Vec<String>,
     /// Index keys to be removed.
     pub outdated: Vec<String>,
+    /// Whether the address is to be suspected when it is written ([`Verdict::Contest`]).
+    pub contests: bool,
 }
 
 /// What happens to the record of an address.
@@ -119,7 +121,10 @@ impl Writer {
         let key = found.key.as_ref();
         match guard::decide(change, &self.server, self.grace, found) {
             Verdict::Yield => self.tidy(address, change, key, left),
-            Verdict::Write => Plan::Write(self.write(address, change, key, left, now)),
+            verdict @ (Verdict::Write | Verdict::Contest) => {
+                let contests = verdict == Verdict::Contest;
+                Plan::Write(Write { contests, ..self.write(address, change, key, left, now) })
+            }
             Verdict::Same => key.map_or(Plan::Settled(None), |key| self.complete(address, change, key, left, now)),
         }
     }
@@ -167,7 +172,7 @@ impl Writer {
         let of_gone = self.who_went(change);
         let records = identifiers(key).chain(&of_gone).chain(left.iter().copied());
         let outdated = self.outdated(address, records, &index);
-        Write { revision: key.map_or(0, |key| key.revision), action, outdated, index }
+        Write { revision: key.map_or(0, |key| key.revision), action, outdated, index, contests: false }
     }
 
     /// What is left to be done where the change yields to what stands there: index keys that do not belong to that.
@@ -180,7 +185,7 @@ impl Writer {
             return Plan::Settled(None);
         }
         let revision = key.map_or(0, |key| key.revision);
-        Plan::Write(Write { revision, action: Action::Tidy, index: Vec::new(), outdated })
+        Plan::Write(Write { revision, action: Action::Tidy, index: Vec::new(), outdated, contests: false })
     }
 
     /// Whose lease went, where a removal tells and index keys are written.
@@ -204,7 +209,7 @@ impl Writer {
         // Index keys go onto the same etcd lease, so with them the record moves as well.
         let stays = !change.is_finding() || self.hangs_right(key);
         let action = if stays && index.is_empty() { Action::Keep } else { Action::Move(window) };
-        let write = Write { revision: key.revision, action, index, outdated };
+        let write = Write { revision: key.revision, action, index, outdated, contests: false };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }
     }
 

@@ -1,7 +1,8 @@
 //! Two servers, one address, one etcd: every order of what can happen in short scripts of changes, not a sample of it.
 //!
 //! The lease database is shared: a change through either server is the truth for both, but only the server that made it
-//! is told. A request is applied and then answered, or its answer is lost after that or before, or it is given up and
+//! is told. Either every change has a second of its own and is read at once, or all happen within one, and each is read at
+//! any time after it. A request is applied and then answered, or its answer is lost after that or before, or it is given up and
 //! lands at any later time. The watch tells each server of every write, at any time after it. Records have no index keys
 //! and no etcd lease here, and no lease ends.
 //!
@@ -9,11 +10,11 @@
 //! another lease. In the end etcd must hold the truth: for a single server at once, and for two as well where two changes
 //! and a fault meet; where the lease changes hands more often meanwhile, after each has compared.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::*;
 use crate::guard::FoundKey;
-use crate::lease::{Lease, Operation as By};
+use crate::lease::{Lease, Operation as By, Owner};
 use crate::record::{Content, Identifiers, Summary, v4};
 use crate::writer::Action;
 
@@ -48,6 +49,8 @@ struct Server {
     /// How many events of the watch it has seen.
     watched: usize,
     own: Vec<i64>,
+    /// Whose leases went, in changes of which it has yet to be told.
+    telling: VecDeque<Option<Owner>>,
     /// The address is suspected; or it was observed and its lease is to be read.
     suspected: bool,
     observed: bool,
@@ -66,11 +69,14 @@ struct World {
     /// Changes that the script still has, and faults that may still happen.
     step: usize,
     faults: usize,
+    /// Seconds from one change to the next.
+    pace: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Move {
     Change,
+    Tell(usize),
     Send(usize),
     Apply(usize),
     Answer(usize),
@@ -88,13 +94,14 @@ fn lease(client: u8, cltt: i64) -> Lease {
 }
 
 impl World {
-    fn new(faults: usize) -> Self {
+    fn new(faults: usize, pace: i64) -> Self {
         let server = |name| Server {
             pending: Pending::new(Writer::plain(name)),
             session: None,
             in_flight: None,
             watched: 0,
             own: Vec::new(),
+            telling: VecDeque::new(),
             suspected: false,
             observed: false,
         };
@@ -109,6 +116,7 @@ impl World {
             late: Vec::new(),
             step: 0,
             faults,
+            pace,
         }
     }
 
@@ -131,6 +139,9 @@ impl World {
             } else if !server.pending.is_empty() {
                 moves.push(Move::Send(n));
             }
+            if !server.telling.is_empty() {
+                moves.push(Move::Tell(n));
+            }
             if server.suspected && !server.observed {
                 moves.push(Move::Observe(n));
             }
@@ -150,10 +161,16 @@ impl World {
             Move::Change => {
                 let (server, client) = script[self.step];
                 self.step += 1;
-                let time = i64::try_from(self.step).unwrap() * 10;
                 let owner = self.truth.as_ref().map(Lease::owner);
-                self.truth = client.map(|client| lease(client, time));
-                self.read_again(server, By::Renew, time, owner);
+                self.truth = client.map(|client| lease(client, self.now()));
+                self.servers[server].telling.push_back(owner);
+                if self.pace > 0 {
+                    self.make(Move::Tell(server), script);
+                }
+            }
+            Move::Tell(n) => {
+                let owner = self.servers[n].telling.pop_front().unwrap();
+                self.read_again(n, By::Renew, owner);
             }
             Move::Send(n) => self.send(n),
             Move::Apply(n) => {
@@ -205,7 +222,7 @@ impl World {
             }
             Move::Read(n) => {
                 self.servers[n].observed = false;
-                self.read_again(n, By::Sync, 0, None);
+                self.read_again(n, By::Sync, None);
                 self.servers[n].pending.all_read();
             }
         }
@@ -215,7 +232,8 @@ impl World {
     }
 
     /// What a callout, or the main thread for the worker, puts into the queue.
-    fn read_again(&mut self, server: usize, operation: By, time: i64, owner: Option<crate::lease::Owner>) {
+    fn read_again(&mut self, server: usize, operation: By, owner: Option<Owner>) {
+        let time = self.now();
         let change = match &self.truth {
             Some(lease) => {
                 let timestamp = if operation == By::Sync { lease.cltt } else { time };
@@ -224,6 +242,10 @@ impl World {
             None => Change { timestamp: time, operation, row: Row::Gone { owner } },
         };
         self.servers[server].pending.put(v4(1), Box::new(change));
+    }
+
+    fn now(&self) -> i64 {
+        10 + i64::try_from(self.step).unwrap() * self.pace
     }
 
     fn send(&mut self, n: usize) {
@@ -290,22 +312,23 @@ impl World {
     /// The same for equal states, and short: some two million are told apart by it.
     fn text(&self) -> String {
         use std::fmt::Write;
-        let change = |change: &Change| match &change.row {
-            Row::Held { lease, .. } => format!("{}h{}c{:?}", change.operation.name(), lease.cltt, lease.hwaddr),
-            Row::Gone { owner } => format!("{}g{:?}", change.operation.name(), owner.as_ref().map(|owner| owner.cltt)),
+        let owner = |owner: &Option<Owner>| owner.as_ref().map(|owner| (owner.cltt, owner.hwaddr.clone()));
+        let change = |change: &Change| {
+            let row = match &change.row {
+                Row::Held { lease, .. } => ("h", Some((lease.cltt, lease.hwaddr.clone()))),
+                Row::Gone { owner: gone } => ("g", owner(gone)),
+            };
+            format!("{}{}{row:?}", change.operation.name(), change.timestamp)
         };
         let found = |found: &Found| {
             let record = found.key.as_ref().and_then(|key| key.record.as_ref());
-            format!(
-                "{}.{}.{:?}",
-                found.as_of,
-                found.revision(),
-                record.map(|record| (record.server.as_bytes()[0], record.cltt))
-            )
+            let record = record
+                .map(|record| (record.server.as_bytes()[0], record.cltt, record.timestamp, record.identifiers.clone()));
+            format!("{}.{}.{record:?}", found.as_of, found.revision())
         };
         let sent = |sent: &Sent| {
             let operation = &sent.batch.operations()[0];
-            let revision = operation.write.as_ref().map(|write| write.revision);
+            let revision = operation.write.as_ref().map(|write| (write.revision, write.contests));
             let outcome =
                 sent.outcome.as_ref().map(|outcome| (outcome.applied, found(&outcome.found), outcome.session));
             format!("{}s{}r{revision:?}{}{outcome:?}", sent.server, sent.session, change(&operation.change))
@@ -314,7 +337,7 @@ impl World {
             "{}{:?}{:?}{:?}",
             found(&self.found()),
             self.sessions,
-            self.truth.as_ref().map(|lease| lease.cltt),
+            self.truth.as_ref().map(|lease| (lease.cltt, &lease.hwaddr)),
             (self.step, self.faults)
         );
         self.events.iter().for_each(|event| text.push_str(&found(event)));
@@ -330,7 +353,7 @@ impl World {
                 server.session,
                 server.in_flight.as_ref().map(sent),
                 (server.watched, &server.own),
-                (server.suspected, server.observed),
+                (server.suspected, server.observed, server.telling.iter().map(owner).collect::<Vec<_>>()),
                 (&pending.ended, pending.found.values().map(|seen| seen.heard).collect::<Vec<_>>())
             );
         }
@@ -356,10 +379,10 @@ impl World {
 }
 
 /// Tries every order; how many states there were.
-fn exhaust(script: &[Step], faults: usize, compare: bool) -> usize {
+fn exhaust(script: &[Step], faults: usize, pace: i64, compare: bool) -> usize {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let mut seen = HashSet::new();
-    let mut open = vec![World::new(faults)];
+    let mut open = vec![World::new(faults, pace)];
     while let Some(world) = open.pop() {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(world.text());
         if !seen.insert(hash) {
@@ -397,7 +420,7 @@ fn a_single_server_ends_with_its_last_change_without_any_comparison() {
     let kinds = [(0, Some(1)), (0, Some(2)), (0, None)];
     let mut states = 0;
     for script in scripts(2, &kinds) {
-        states += exhaust(&script, 1, false);
+        states += exhaust(&script, 1, 10, false);
     }
     println!("{states} states");
 }
@@ -406,9 +429,9 @@ fn a_single_server_ends_with_its_last_change_without_any_comparison() {
 fn two_servers_never_replace_newer_news_and_end_with_the_truth() {
     let kinds = [(0, Some(1)), (0, None), (1, Some(1)), (1, Some(2)), (1, None)];
     let mut states = 0;
-    for (length, faults, compare) in [(2, 1, false), (3, 0, true)] {
+    for (length, faults, pace, compare) in [(2, 1, 10, false), (2, 0, 0, false), (3, 0, 10, true)] {
         for script in scripts(length, &kinds) {
-            states += exhaust(&script, faults, compare);
+            states += exhaust(&script, faults, pace, compare);
         }
     }
     println!("{states} states");

@@ -241,6 +241,25 @@ fn what_the_watch_told_is_written_on_and_looked_at_before_anything_is_settled() 
 }
 
 #[test]
+fn what_takes_the_place_of_what_another_told_of_the_same_second_is_looked_at_again() {
+    for is_answered in [true, false] {
+        let mut pending = pending(1);
+        let batch = pending.next_batch(0).unwrap();
+        let other = Lease { hwaddr: [9].into(), cltt: 1, ..Lease::plain_v4(0) };
+        pending.seen(batch, vec![partners(&other, 1, 5)]);
+        let contest = pending.next_batch(0).unwrap();
+        let suspects = if is_answered {
+            pending.landed(contest, 6)
+        } else {
+            // Perhaps it was applied.
+            pending.failed(contest);
+            pending.take_again()
+        };
+        assert_eq!(suspects, [v4(0)]);
+    }
+}
+
+#[test]
 fn what_is_refused_after_somebody_else_wrote_is_suspected() {
     let mut pending = pending(1);
     let batch = pending.next_batch(0).unwrap();
