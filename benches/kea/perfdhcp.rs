@@ -1,6 +1,7 @@
 //! Kea's own load generator, `perfdhcp` (Debian: kea-admin), for four-way exchanges with a new client each.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bed::{Bed, RELAYS};
 use crate::kea::Family;
@@ -33,8 +34,13 @@ impl Load {
 
 /// Begins `rate` exchanges a second for some seconds.
 pub fn load(bed: &Bed, rate: u32, seconds: u32) -> Load {
+    // perfdhcp numbers its clients from this hardware address on, so that without it the clients of the load before come
+    // again, and have leases.
+    static LOADS: AtomicU32 = AtomicU32::new(0);
+    let [.., number] = LOADS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut perfdhcp = Command::new("ip");
-    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-r", &rate.to_string(), "-R", "100000000"]);
+    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-r", &rate.to_string(), "-R", "16000000"]);
+    perfdhcp.args(["-b", &format!("mac=00:0c:{number:02x}:00:00:00")]);
     // Half a second for the last answers, and when each message came and went.
     perfdhcp.args(["-p", &seconds.to_string(), "-W", "500000", "-x", "t"]);
     match bed.family {
