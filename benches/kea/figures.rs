@@ -1,6 +1,11 @@
 //! Figures of several rounds, as a table and as JSON.
 
+use std::fs;
+
 use serde_json::{Value, json};
+
+/// Where the figures are kept.
+const KEPT: &str = "docs/bench.json";
 
 /// The value that a part of them, up to 1, has at most; they are in order of size.
 pub fn quantile(values: &[f64], part: f64) -> f64 {
@@ -10,39 +15,60 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
     values.get(place).copied().unwrap_or(f64::NAN)
 }
 
+/// The value in the middle.
+pub fn median(values: &[f64]) -> f64 {
+    quantile(&sorted(values), 0.5)
+}
+
 /// What a figure must keep to.
 #[derive(Clone, Copy)]
 pub enum Budget {
-    /// At least so much, or at least this ratio to no hook.
+    /// At least so much.
     AtLeast(f64),
     /// At most.
     AtMost(f64),
+    /// Nothing: it is told because it explains another one.
+    Told,
 }
 
-/// One figure: a value a round, with the library, and without where that is the measure.
+/// One figure: a value a round, and beside it the same without the library, or without what is measured.
 pub struct Figure {
-    pub what: String,
-    pub unit: &'static str,
-    pub budget: Budget,
-    pub with: Vec<f64>,
-    pub without: Vec<f64>,
+    what: String,
+    unit: &'static str,
+    budget: Budget,
+    /// Whether the budget is about the ratio to what is without.
+    is_ratio: bool,
+    with: Vec<f64>,
+    without: Vec<f64>,
 }
 
 impl Figure {
+    /// The value itself has a budget.
     pub fn new(what: impl Into<String>, unit: &'static str, budget: Budget) -> Self {
-        Self { what: what.into(), unit, budget, with: Vec::new(), without: Vec::new() }
+        Self { what: what.into(), unit, budget, is_ratio: false, with: Vec::new(), without: Vec::new() }
+    }
+
+    /// Its ratio to the same without the library has a budget.
+    pub fn ratio(what: impl Into<String>, unit: &'static str, budget: Budget) -> Self {
+        Self { is_ratio: true, ..Self::new(what, unit, budget) }
+    }
+
+    /// What a round measured, with or without.
+    pub fn add(&mut self, with: bool, value: f64) {
+        (if with { &mut self.with } else { &mut self.without }).push(value);
     }
 
     /// What is held against the budget: the median, or the ratio of the medians.
     fn measured(&self) -> f64 {
         let with = median(&self.with);
-        if self.without.is_empty() { with } else { with / median(&self.without) }
+        if self.is_ratio { with / median(&self.without) } else { with }
     }
 
-    fn is_met(&self) -> bool {
+    fn is_met(&self) -> Option<bool> {
         match self.budget {
-            Budget::AtLeast(budget) => self.measured() >= budget,
-            Budget::AtMost(budget) => self.measured() <= budget,
+            Budget::AtLeast(budget) => Some(self.measured() >= budget),
+            Budget::AtMost(budget) => Some(self.measured() <= budget),
+            Budget::Told => None,
         }
     }
 
@@ -50,28 +76,34 @@ impl Figure {
         let budget = match self.budget {
             Budget::AtLeast(budget) => format!("≥ {budget}"),
             Budget::AtMost(budget) => format!("≤ {budget}"),
+            Budget::Told => String::new(),
         };
-        let without = if self.without.is_empty() { String::new() } else { spread(&self.without) };
+        let met = match self.is_met() {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "",
+        };
+        let ratio = if self.is_ratio { format!("{:.2}", self.measured()) } else { String::new() };
         format!(
-            "| {} | {} | {} | {} | {:.2} | {budget} | {} |",
+            "| {} | {} | {} | {} | {ratio} | {budget} | {met} |",
             self.what,
             self.unit,
-            without,
+            spread(&self.without),
             spread(&self.with),
-            self.measured(),
-            if self.is_met() { "met" } else { "**missed**" }
         )
     }
 
     fn json(&self) -> Value {
-        let (kind, budget) = match self.budget {
-            Budget::AtLeast(budget) => ("at-least", budget),
-            Budget::AtMost(budget) => ("at-most", budget),
-        };
-        json!({
+        let mut json = json!({
             "what": self.what, "unit": self.unit, "with": self.with, "without": self.without,
-            "measured": self.measured(), kind: budget, "met": self.is_met(),
-        })
+            "measured": self.measured(), "ratio": self.is_ratio, "met": self.is_met(),
+        });
+        match self.budget {
+            Budget::AtLeast(budget) => json["at-least"] = json!(budget),
+            Budget::AtMost(budget) => json["at-most"] = json!(budget),
+            Budget::Told => {}
+        }
+        json
     }
 }
 
@@ -81,21 +113,18 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     values
 }
 
-fn median(values: &[f64]) -> f64 {
-    quantile(&sorted(values), 0.5)
-}
-
-/// The median, and between what the rounds lay.
+/// The median, and between what the rounds lay; nothing of nothing.
 fn spread(values: &[f64]) -> String {
     let sorted = sorted(values);
+    let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else { return String::new() };
     let text = |value: f64| if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") };
-    format!("{} ({} to {})", text(median(values)), text(sorted[0]), text(sorted[sorted.len() - 1]))
+    format!("{} ({} to {})", text(median(values)), text(*least), text(*most))
 }
 
 /// The table, in Markdown.
-pub fn table(figures: &[Figure]) -> String {
+pub fn table(figures: &[&Figure]) -> String {
     let mut table = String::from(
-        "| what | unit | no hook: median (spread) | with the library | measured | budget | |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+        "| what | unit | without: median (spread) | with | ratio | budget | |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for figure in figures {
         table.push_str(&figure.row());
@@ -104,7 +133,26 @@ pub fn table(figures: &[Figure]) -> String {
     table
 }
 
-/// The same for programs.
-pub fn json(figures: &[Figure]) -> Value {
-    figures.iter().map(Figure::json).collect()
+/// Forgets what was kept: of everything there will be new figures.
+pub fn forget() {
+    // There may be none.
+    let _ = fs::remove_file(KEPT);
+}
+
+/// Keeps the figures for programs. Each replaces what was kept of it, and others stay, so that the parts can be measured
+/// one by one.
+pub fn keep(figures: &[&Figure]) {
+    let kept = fs::read_to_string(KEPT).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let mut all = kept.and_then(|kept| kept["figures"].as_array().cloned()).unwrap_or_default();
+    for figure in figures {
+        let figure = figure.json();
+        match all.iter_mut().find(|kept| kept["what"] == figure["what"]) {
+            Some(kept) => *kept = figure,
+            None => all.push(figure),
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let result = json!({ "cores": cores, "figures": all });
+    fs::create_dir_all("docs").unwrap();
+    fs::write(KEPT, serde_json::to_string_pretty(&result).unwrap() + "\n").unwrap();
 }

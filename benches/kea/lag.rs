@@ -9,8 +9,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Client, WatchOptions};
 
+use crate::Part;
 use crate::bed::{Bed, RELAYS};
 use crate::client4::{Answer, Client4};
+use crate::figures::{Budget, Figure, quantile};
+use crate::kea::Family;
+use crate::perfdhcp;
 
 /// Watched exchanges a second.
 const SAMPLES: u32 = 50;
@@ -21,8 +25,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The records of the watched clients.
 const WATCHED: &str = "/nnoe/dhcp/leases/10.200.";
 
+/// One watched lease.
+pub struct Lag {
+    /// Milliseconds from its ACK until its record was told; infinite when it never was.
+    pub lag: f64,
+}
+
 fn nanoseconds() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
+}
+
+/// Seconds between two times, 0 when the second is the earlier one.
+fn seconds(from: u128, to: u128) -> f64 {
+    Duration::from_nanos(u64::try_from(to.saturating_sub(from)).unwrap()).as_secs_f64()
 }
 
 /// Runs this program in a namespace as one of the two below; what it prints: an address and a time a line.
@@ -33,13 +48,13 @@ fn spawn(host: &str, arguments: &[&str]) -> std::process::Child {
     command.spawn().unwrap()
 }
 
-/// Beside a `load` of the same time: milliseconds from ACK to event, in order of size.
-pub fn lags(bed: &Bed, seconds: u32, load: impl FnOnce()) -> Vec<f64> {
+/// The watched leases that are taken beside a `load` of the same time.
+pub fn lags(bed: &Bed, seconds_of_load: u32, load: impl FnOnce()) -> Vec<Lag> {
     let mut watch = spawn(&bed.hosts.server, &["watch", &bed.etcd.url()]);
     let mut events = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
     // The first line tells that it watches.
     events.next().expect("the watch begins");
-    let clients = spawn(&bed.hosts.client, &["clients", &seconds.to_string()]);
+    let clients = spawn(&bed.hosts.client, &["clients", &seconds_of_load.to_string()]);
     load();
     let acks = clients.wait_with_output().unwrap();
     assert!(acks.status.success(), "{acks:?}");
@@ -53,19 +68,11 @@ pub fn lags(bed: &Bed, seconds: u32, load: impl FnOnce()) -> Vec<f64> {
     };
     let seen: HashMap<String, u128> = events.map(|line| parse(&line)).collect();
     let acks = String::from_utf8(acks.stdout).unwrap();
-    let mut lags: Vec<f64> = acks
-        .lines()
-        .map(parse)
-        .map(|(address, acknowledged)| match seen.get(&address) {
-            // The event may be there before the client's process runs again.
-            Some(seen) => {
-                Duration::from_nanos(u64::try_from(seen.saturating_sub(acknowledged)).unwrap()).as_secs_f64() * 1000.0
-            }
-            None => f64::INFINITY,
-        })
-        .collect();
-    lags.sort_by(f64::total_cmp);
-    lags
+    let lag = |(address, acknowledged): (String, u128)| Lag {
+        // The event may be there before the client's process runs again.
+        lag: seen.get(&address).map_or(f64::INFINITY, |seen| seconds(acknowledged, *seen) * 1000.0),
+    };
+    acks.lines().map(parse).map(lag).collect()
 }
 
 /// In the clients' namespace: takes leases, and prints each address with the time of its ACK.
@@ -98,4 +105,55 @@ pub fn watch(url: &str) {
             }
         }
     });
+}
+
+/// The lag at a rate: median and 99th percentile, or one of them.
+struct AtRate {
+    rate: u32,
+    figures: Vec<(f64, Figure)>,
+}
+
+impl AtRate {
+    fn new(rate: u32, budgets: &[(f64, f64)]) -> Self {
+        let figure = |(part, budget): &(f64, f64)| {
+            let what = format!("from ACK to etcd at {rate}/s, {:.0}th percentile", part * 100.0);
+            (*part, Figure::new(what, "ms", Budget::AtMost(*budget)))
+        };
+        Self { rate, figures: budgets.iter().map(figure).collect() }
+    }
+
+    fn measure(&mut self) {
+        let bed = Bed::new(Family::V4, true, true);
+        let lags = lags(&bed, 8, || drop(perfdhcp::load(&bed, self.rate, 8)));
+        let mut lags: Vec<f64> = lags.into_iter().map(|lag| lag.lag).collect();
+        lags.sort_by(f64::total_cmp);
+        for (part, figure) in &mut self.figures {
+            figure.add(true, quantile(&lags, *part));
+        }
+        println!(
+            "  lag at {}/s: median {:.2} ms, p99 {:.2} ms",
+            self.rate,
+            quantile(&lags, 0.5),
+            quantile(&lags, 0.99)
+        );
+    }
+}
+
+/// The lag at two rates.
+pub struct Visible([AtRate; 2]);
+
+impl Visible {
+    pub fn new() -> Self {
+        Self([AtRate::new(1000, &[(0.5, 2.0), (0.99, 10.0)]), AtRate::new(6000, &[(0.99, 50.0)])])
+    }
+}
+
+impl Part for Visible {
+    fn measure(&mut self, _: usize) {
+        self.0.iter_mut().for_each(AtRate::measure);
+    }
+
+    fn figures(&self) -> Vec<&Figure> {
+        self.0.iter().flat_map(|rate| &rate.figures).map(|(_, figure)| figure).collect()
+    }
 }

@@ -1,7 +1,8 @@
 //! What the library costs a server: the same load with it and without it, in turns, on this machine, with etcd and the
-//! clients beside it. Prints a table and keeps the figures in `docs/bench.json`.
+//! clients beside it. Prints a table, keeps the figures in `docs/bench.json`.
 //!
-//! `BENCH_ROUNDS` is how many rounds are made (5).
+//! `BENCH_ROUNDS` is how many rounds are made (5; of the parts that take minutes, at most 3). Arguments are the parts that
+//! are measured, without any all of them: `cargo bench --bench kea -- large outage`.
 
 #[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/servers/client4.rs"]
@@ -23,108 +24,44 @@ mod program;
 mod records;
 
 mod bed;
+mod cost;
 mod figures;
 mod lag;
+mod large;
+mod mix;
+mod outage;
 mod perfdhcp;
 
-use bed::Bed;
-use figures::{Budget, Figure, quantile};
-use kea::Family;
-use serde_json::json;
+use figures::Figure;
 
-/// Exchanges a second at which delays and CPU are measured.
-const RATE: u32 = 4000;
+/// A part of the benchmark, which can be measured alone.
+trait Part {
+    /// How many rounds it makes of those that are wanted.
+    fn rounds(&self, wanted: usize) -> usize {
+        wanted
+    }
 
-/// The server's families and threading modes, and from where the highest rate is looked for.
-const MODES: [(Family, bool, u32); 4] =
-    [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
+    /// Measures everything once.
+    fn measure(&mut self, round: usize);
 
-/// The figures of one family and threading mode.
-struct Mode {
-    family: Family,
-    threads: bool,
-    guess: u32,
-    cpu: Figure,
-    mean: Figure,
-    high: Figure,
-    top: Figure,
+    /// What it has measured so far.
+    fn figures(&self) -> Vec<&Figure>;
 }
 
-impl Mode {
-    fn new((family, threads, guess): (Family, bool, u32)) -> Self {
-        let of = |what: &str| {
-            format!(
-                "DHCPv{}, {}: {what}",
-                family.number(),
-                if threads { "two packet threads" } else { "single-threaded" }
-            )
-        };
-        Self {
-            family,
-            threads,
-            guess,
-            cpu: Figure::new(of("CPU of an exchange at 4,000/s"), "µs", Budget::AtMost(1.10)),
-            mean: Figure::new(of("mean ACK delay at 4,000/s"), "ms", Budget::AtMost(1.15)),
-            high: Figure::new(of("99th percentile of the ACK delay at 4,000/s"), "ms", Budget::AtMost(1.25)),
-            top: Figure::new(of("highest rate under 1 % drops"), "1/s", Budget::AtLeast(0.90)),
-        }
-    }
-
-    fn measure(&mut self, with_library: bool) {
-        let bed = Bed::new(self.family, self.threads, with_library);
-        perfdhcp::load(&bed, RATE, 1);
-        let before = bed.cpu();
-        let load = perfdhcp::load(&bed, RATE, 6);
-        let cpu = (bed.cpu() - before) / (load.completed * 6.0) * 1e6;
-        let top = perfdhcp::highest(&bed, self.guess);
-        println!(
-            "  DHCPv{} {} {}: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
-            self.family.number(),
-            if self.threads { "threads" } else { "single" },
-            if with_library { "with" } else { "without" },
-            load.mean(),
-            load.quantile(0.99),
-            load.dropped() * 100.0
-        );
-        for (figure, value) in [
-            (&mut self.cpu, cpu),
-            (&mut self.mean, load.mean()),
-            (&mut self.high, load.quantile(0.99)),
-            (&mut self.top, top),
-        ] {
-            (if with_library { &mut figure.with } else { &mut figure.without }).push(value);
-        }
-    }
+/// Whether the library is loaded, in the order of this round: each is first in every other one.
+fn turns(round: usize) -> [bool; 2] {
+    [round % 2 == 0, round % 2 != 0]
 }
 
-/// The lag behind the ACK, at a rate: median and 99th percentile.
-struct Lag {
-    rate: u32,
-    figures: Vec<(f64, Figure)>,
-}
-
-impl Lag {
-    fn new(rate: u32, budgets: &[(f64, f64)]) -> Self {
-        let figure = |(part, budget): &(f64, f64)| {
-            let what = format!("from ACK to etcd at {rate}/s, {:.0}th percentile", part * 100.0);
-            (*part, Figure::new(what, "ms", Budget::AtMost(*budget)))
-        };
-        Self { rate, figures: budgets.iter().map(figure).collect() }
-    }
-
-    fn measure(&mut self) {
-        let bed = Bed::new(Family::V4, true, true);
-        let lags = lag::lags(&bed, 8, || drop(perfdhcp::load(&bed, self.rate, 8)));
-        for (part, figure) in &mut self.figures {
-            figure.with.push(quantile(&lags, *part));
-        }
-        println!(
-            "  lag at {}/s: median {:.2} ms, p99 {:.2} ms",
-            self.rate,
-            quantile(&lags, 0.5),
-            quantile(&lags, 0.99)
-        );
-    }
+/// Every part by its name, in the order of the table.
+fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
+    vec![
+        ("cost", Box::new(cost::Cost::new())),
+        ("mix", Box::new(mix::Mix::new())),
+        ("lag", Box::new(lag::Visible::new())),
+        ("large", Box::new(large::Large::new())),
+        ("outage", Box::new(outage::Outage::new())),
+    ]
 }
 
 fn main() {
@@ -135,24 +72,28 @@ fn main() {
         _ => {}
     }
     let rounds = std::env::var("BENCH_ROUNDS").map_or(5, |rounds| rounds.parse().expect("BENCH_ROUNDS is a number"));
-    let mut modes = MODES.map(Mode::new);
-    let mut lags = [Lag::new(1000, &[(0.5, 2.0), (0.99, 10.0)]), Lag::new(6000, &[(0.99, 50.0)])];
+    let mut parts = parts();
+    // cargo itself says `--bench`.
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| *argument != "--bench").collect();
+    if wanted.is_empty() {
+        figures::forget();
+    } else {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        assert!(wanted.iter().all(|name| names.contains(&name.as_str())), "the parts are {names:?}");
+        parts.retain(|(name, _)| wanted.iter().any(|wanted| wanted == name));
+    }
     for round in 0..rounds {
         println!("round {} of {rounds}", round + 1);
-        for mode in &mut modes {
-            // Each is first in every other round.
-            for with_library in [round % 2 == 0, round % 2 != 0] {
-                mode.measure(with_library);
+        for (_, part) in &mut parts {
+            if round < part.rounds(rounds) {
+                part.measure(round);
+                // Also for a run that does not come to its end.
+                figures::keep(&part.figures());
             }
         }
-        lags.iter_mut().for_each(Lag::measure);
     }
-    let mut figures: Vec<Figure> =
-        modes.into_iter().flat_map(|mode| [mode.top, mode.cpu, mode.mean, mode.high]).collect();
-    figures.extend(lags.into_iter().flat_map(|lag| lag.figures).map(|(_, figure)| figure));
-    println!("\n{}", figures::table(&figures));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let result = json!({ "rounds": rounds, "cores": cores, "figures": figures::json(&figures) });
-    std::fs::create_dir_all("docs").unwrap();
-    std::fs::write("docs/bench.json", serde_json::to_string_pretty(&result).unwrap() + "\n").unwrap();
+    let figures: Vec<&Figure> = parts.iter().flat_map(|(_, part)| part.figures()).collect();
+    if !figures.is_empty() {
+        println!("\n{}", figures::table(&figures));
+    }
 }

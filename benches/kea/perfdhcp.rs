@@ -1,17 +1,43 @@
-//! Kea's own load generator, `perfdhcp` (Debian: kea-admin), for four-way exchanges with a new client each.
+//! Kea's own load generator, `perfdhcp` (Debian: kea-admin): four-way exchanges with a new client each, and what else
+//! clients do.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bed::{Bed, RELAYS};
 use crate::kea::Family;
+use crate::program;
+
+/// Seconds at the beginning of a load, when its programs are cold, whose delays do not count.
+const COLD: f64 = 1.0;
+
+/// What clients begin in a second.
+#[derive(Clone, Copy)]
+pub struct Rates {
+    /// Four-way exchanges.
+    pub exchanges: u32,
+    /// Renewals of leases that were taken before, and releases of such. Together no more than the exchanges.
+    pub renewals: u32,
+    pub releases: u32,
+}
+
+impl Rates {
+    /// Nothing but new leases.
+    pub fn new(exchanges: u32) -> Self {
+        Self { exchanges, renewals: 0, releases: 0 }
+    }
+}
 
 /// What became of a load.
 pub struct Load {
-    /// Exchanges that were begun, a second.
+    /// Exchanges that were begun.
     pub begun: f64,
-    /// Exchanges that were completed, a second.
+    /// Exchanges that were completed.
     pub completed: f64,
+    /// Renewals that were answered.
+    pub renewed: f64,
+    /// Releases: sent with DHCPv4, which does not answer them, answered with DHCPv6.
+    pub released: f64,
     /// From REQUEST to ACK or REPLY, milliseconds, in order of size.
     pub delays: Vec<f64>,
 }
@@ -32,57 +58,104 @@ impl Load {
     }
 }
 
-/// Begins `rate` exchanges a second for some seconds.
-pub fn load(bed: &Bed, rate: u32, seconds: u32) -> Load {
+/// A load under way.
+pub struct Running {
+    perfdhcp: Child,
+    family: Family,
+}
+
+/// Begins a load of some seconds.
+pub fn begin(bed: &Bed, rates: Rates, seconds: u32) -> Running {
     // perfdhcp numbers its clients from this hardware address on, so that without it the clients of the load before come
     // again, and have leases.
     static LOADS: AtomicU32 = AtomicU32::new(0);
     let [.., number] = LOADS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut perfdhcp = Command::new("ip");
-    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-r", &rate.to_string(), "-R", "16000000"]);
-    perfdhcp.args(["-b", &format!("mac=00:0c:{number:02x}:00:00:00")]);
+    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-R", "16000000"]);
+    perfdhcp.args(["-b", &format!("mac=00:0c:{number:02x}:00:00:00"), "-r", &rates.exchanges.to_string()]);
+    for (option, rate) in [("-f", rates.renewals), ("-F", rates.releases)] {
+        if rate > 0 {
+            perfdhcp.args([option, &rate.to_string()]);
+        }
+    }
     // Half a second for the last answers, and when each message came and went.
     perfdhcp.args(["-p", &seconds.to_string(), "-W", "500000", "-x", "t"]);
     match bed.family {
         Family::V4 => perfdhcp.args(["-4", "-l", RELAYS[0], "192.0.2.1"]),
         Family::V6 => perfdhcp.args(["-6", "-l", "cli", "all"]),
     };
-    let output = perfdhcp.output().expect("perfdhcp (Debian: kea-admin)");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let (first, second) = match bed.family {
-        Family::V4 => ("DISCOVER-OFFER", "REQUEST-ACK"),
-        Family::V6 => ("SOLICIT-ADVERTISE", "REQUEST-REPLY"),
-    };
-    let block = |kind: &str, of: &str| {
-        let start = text.find(&format!("***{kind}: {of}***")).unwrap_or_else(|| panic!("perfdhcp says {text}"));
-        text[start + 3..].split("***").nth(1).unwrap_or_default().to_owned()
-    };
-    let number = |block: &str, name: &str| -> f64 {
-        let line = block.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-        line.trim().parse().unwrap()
-    };
-    let begun = number(&block("Statistics for", first), "sent packets:");
-    let completed = number(&block("Statistics for", second), "received packets:");
-    let mut delays: Vec<f64> = block("Timestamps for packets", second)
-        .lines()
-        .filter_map(|line| {
+    let perfdhcp = perfdhcp.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("perfdhcp (Debian: kea-admin)");
+    Running { perfdhcp, family: bed.family }
+}
+
+impl Running {
+    /// Ends it before its time.
+    pub fn stop(self) -> Load {
+        program::signal(&self.perfdhcp, "INT");
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(self) -> Load {
+        let output = self.perfdhcp.wait_with_output().unwrap();
+        let report = Report(String::from_utf8_lossy(&output.stdout).into_owned());
+        let [first, second, renewal, release] = match self.family {
+            Family::V4 => ["DISCOVER-OFFER", "REQUEST-ACK", "REQUEST-ACK (renewal)", "RELEASE"],
+            Family::V6 => ["SOLICIT-ADVERTISE", "REQUEST-REPLY", "RENEW-REPLY", "RELEASE-REPLY"],
+        };
+        let of_release = if self.family == Family::V4 { "sent packets:" } else { "received packets:" };
+        Load {
+            begun: report.number(first, "sent packets:").expect("statistics of perfdhcp"),
+            completed: report.number(second, "received packets:").expect("statistics of perfdhcp"),
+            renewed: report.number(renewal, "received packets:").unwrap_or(0.0),
+            released: report.number(release, of_release).unwrap_or(0.0),
+            delays: report.delays(second),
+        }
+    }
+}
+
+/// What perfdhcp prints.
+struct Report(String);
+
+impl Report {
+    /// What it says of one kind of exchange.
+    fn block(&self, kind: &str, of: &str) -> Option<&str> {
+        let (_, block) = self.0.split_once(&format!("***{kind}: {of}***"))?;
+        block.split("***").next()
+    }
+
+    fn number(&self, of: &str, name: &str) -> Option<f64> {
+        let line = self.block("Statistics for", of)?.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    }
+
+    fn delays(&self, of: &str) -> Vec<f64> {
+        let times = self.block("Timestamps for packets", of).unwrap_or_default().lines().filter_map(|line| {
             let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
-            Some((received.trim().parse::<f64>().ok()? - sent.trim().parse::<f64>().ok()?) * 1000.0)
-        })
-        .collect();
-    delays.sort_by(f64::total_cmp);
-    let seconds = f64::from(seconds);
-    Load { begun: begun / seconds, completed: completed / seconds, delays }
+            Some((sent.trim().parse::<f64>().ok()?, received.trim().parse::<f64>().ok()?))
+        });
+        let mut delays: Vec<f64> =
+            times.filter(|(sent, _)| *sent >= COLD).map(|(sent, received)| (received - sent) * 1000.0).collect();
+        delays.sort_by(f64::total_cmp);
+        delays
+    }
+}
+
+/// Begins `rate` new exchanges a second for some seconds.
+pub fn load(bed: &Bed, rate: u32, seconds: u32) -> Load {
+    begin(bed, Rates::new(rate), seconds).wait()
 }
 
 /// The highest rate at which less than one of a hundred exchanges is dropped, found in steps of 6 % from `guess`.
 pub fn highest(bed: &Bed, guess: u32) -> f64 {
     const STEP: f64 = 1.06;
+    const SECONDS: u32 = 3;
     let works = |rate: f64| {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let load = load(bed, rate as u32, 3);
+        let load = load(bed, rate as u32, SECONDS);
         // perfdhcp itself may be what ends it.
-        (load.dropped() < 0.01 && load.begun > 0.95 * rate).then_some(load.completed)
+        let enough = load.begun > 0.95 * rate * f64::from(SECONDS);
+        (load.dropped() < 0.01 && enough).then_some(load.completed / f64::from(SECONDS))
     };
     let mut rate = f64::from(guess);
     let mut best = works(rate);
