@@ -27,7 +27,9 @@ const WATCHED: &str = "/nnoe/dhcp/leases/10.200.";
 
 /// One watched lease.
 pub struct Lag {
-    /// Milliseconds from its ACK until its record was told; infinite when it never was.
+    /// When its ACK came, in seconds since the load began.
+    pub at: f64,
+    /// Milliseconds from then until its record was told; infinite when it never was.
     pub lag: f64,
 }
 
@@ -54,6 +56,7 @@ pub fn lags(bed: &Bed, seconds_of_load: u32, load: impl FnOnce()) -> Vec<Lag> {
     let mut events = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
     // The first line tells that it watches.
     events.next().expect("the watch begins");
+    let begin = nanoseconds();
     let clients = spawn(&bed.hosts.client, &["clients", &seconds_of_load.to_string()]);
     load();
     let acks = clients.wait_with_output().unwrap();
@@ -69,6 +72,7 @@ pub fn lags(bed: &Bed, seconds_of_load: u32, load: impl FnOnce()) -> Vec<Lag> {
     let seen: HashMap<String, u128> = events.map(|line| parse(&line)).collect();
     let acks = String::from_utf8(acks.stdout).unwrap();
     let lag = |(address, acknowledged): (String, u128)| Lag {
+        at: seconds(begin, acknowledged),
         // The event may be there before the client's process runs again.
         lag: seen.get(&address).map_or(f64::INFINITY, |seen| seconds(acknowledged, *seen) * 1000.0),
     };

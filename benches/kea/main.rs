@@ -1,5 +1,5 @@
 //! What the library costs a server: the same load with it and without it, in turns, on this machine, with etcd and the
-//! clients beside it. Prints a table, keeps the figures in `docs/bench.json`.
+//! clients beside it. Prints a table, keeps the figures in `docs/bench.json` and draws plots beside them.
 //!
 //! `BENCH_ROUNDS` is how many rounds are made (5; of the parts that take minutes, at most 3). Arguments are the parts that
 //! are measured, without any all of them: `cargo bench --bench kea -- large outage`.
@@ -31,6 +31,7 @@ mod large;
 mod mix;
 mod outage;
 mod perfdhcp;
+mod plots;
 
 use figures::Figure;
 
@@ -61,6 +62,7 @@ fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
         ("lag", Box::new(lag::Visible::new())),
         ("large", Box::new(large::Large::new())),
         ("outage", Box::new(outage::Outage::new())),
+        ("plots", Box::new(plots::Plots::default())),
     ]
 }
 
