@@ -132,13 +132,21 @@ impl Report {
     fn delays(&self, of: &str) -> Vec<f64> {
         let times = self.block("Timestamps for packets", of).unwrap_or_default().lines().filter_map(|line| {
             let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
-            Some((sent.trim().parse::<f64>().ok()?, received.trim().parse::<f64>().ok()?))
+            Some((time(sent)?, time(received)?))
         });
         let mut delays: Vec<f64> =
             times.filter(|(sent, _)| *sent >= COLD).map(|(sent, received)| (received - sent) * 1000.0).collect();
         delays.sort_by(f64::total_cmp);
         delays
     }
+}
+
+/// Seconds of a time as perfdhcp prints it: `000100.069815` is a minute and a bit.
+fn time(text: &str) -> Option<f64> {
+    let (hours, rest) = text.trim().split_at_checked(2)?;
+    let (minutes, seconds) = rest.split_at_checked(2)?;
+    let [hours, minutes, seconds] = [hours, minutes, seconds].map(|part| part.parse::<f64>().ok());
+    Some((hours? * 60.0 + minutes?) * 60.0 + seconds?)
 }
 
 /// Begins `rate` new exchanges a second for some seconds.
