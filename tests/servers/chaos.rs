@@ -20,7 +20,7 @@ use crate::tcp_link::{Mode, TcpLink};
 
 /// Rounds of the short form.
 const ROUNDS: u32 = 2;
-/// How long, when everything is healed, etcd may hold something else of an address than Kea.
+/// How long, when everything is healed and no queue overflows, etcd may hold something else of an address than Kea.
 const PROMISE: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,17 +260,23 @@ impl Place {
     }
 
     /// Everything is healed: how long it takes until the invariant holds. Leases go on ending meanwhile, some between two
-    /// readings, so each difference has a time of its own: from when it is seen until it is gone, or another one.
+    /// readings, so each difference has a time of its own: from when it is seen until it is gone, or another one. What a
+    /// full queue dropped waits for a comparison after that, so it begins anew then.
     fn converge(&self) -> Duration {
         let healed = Instant::now();
         let strict = std::env::var_os("CHAOS_SECONDS").is_some();
         let patience = if strict { PROMISE } else { PROMISE * 4 };
-        let mut standing: HashMap<String, Instant> = HashMap::new();
+        let overflows = || self.servers.iter().map(|kea| kea.statistic("etcd-queue-overflows")).sum::<i64>();
+        let (mut standing, mut dropped) = (HashMap::<String, Instant>::new(), overflows());
         loop {
             // Before anything is read: what is seen now stood then.
             let now = Instant::now();
             let faults = self.faults_found();
             let Some(fault) = faults.first() else { return healed.elapsed() };
+            let dropped_before = std::mem::replace(&mut dropped, overflows());
+            if dropped > dropped_before {
+                standing.clear();
+            }
             assert!(healed.elapsed() < PROMISE * 8, "there is no end: {fault}");
             standing = faults.into_iter().map(|fault| (fault.clone(), *standing.get(&fault).unwrap_or(&now))).collect();
             for (fault, since) in &standing {
