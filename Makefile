@@ -23,6 +23,7 @@ chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
 
 bench: packages-of-tests
+	cargo bench --locked --bench parts
 	cargo bench --locked --bench kea
 
 packages:

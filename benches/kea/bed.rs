@@ -32,20 +32,27 @@ pub struct Bed {
 impl Bed {
     /// A server without leases whose library, if it is loaded, has nothing more to do.
     pub fn new(family: Family, threads: bool, with_library: bool) -> Self {
-        let mut bed = Self::start(family, threads, with_library, json!({}));
+        let mut bed = Self::start(family, threads, with_library, None, json!({}));
         if with_library {
             bed.wait_compared(1);
         }
         bed
     }
 
+    /// The same with a library that passes everything on to ours.
+    pub fn through(other: &Path, family: Family, threads: bool) -> Self {
+        let mut bed = Self::start(family, threads, true, Some(other), json!({}));
+        bed.wait_compared(1);
+        bed
+    }
+
     /// A server with the leases of a file, as soon as it serves.
     pub fn with_leases(family: Family, threads: bool, with_library: bool, leases: &Path) -> Self {
         let database = json!({ "type": "memfile", "persist": true, "name": leases, "lfc-interval": 0 });
-        Self::start(family, threads, with_library, json!({ "lease-database": database }))
+        Self::start(family, threads, with_library, None, json!({ "lease-database": database }))
     }
 
-    fn start(family: Family, threads: bool, with_library: bool, mut more: Value) -> Self {
+    fn start(family: Family, threads: bool, with_library: bool, through: Option<&Path>, mut more: Value) -> Self {
         let hosts = Hosts::new("bench");
         for relay in RELAYS {
             run(&format!("ip -n {} addr add {relay}/24 dev cli", hosts.client));
@@ -74,9 +81,17 @@ impl Bed {
         let main = format!("{root}.dhcp{}", family.number());
         more["loggers"] =
             json!([logger(root, "WARN"), logger(&main, "INFO"), logger(&format!("{root}.etcd-hooks"), "INFO")]);
-        let wanted = Wanted::new(family, &etcd.url()).more(more);
+        let mut wanted = Wanted::new(family, &etcd.url()).more(more);
+        if let Some(through) = through {
+            wanted.more["hooks-libraries"] = json!([{ "library": through, "parameters": wanted.parameters }]);
+        }
         let kea = Kea::start_in(&hosts.server, &wanted, with_library);
         Self { kea, etcd, hosts, family }
+    }
+
+    /// Ends the server as an operator does.
+    pub fn stop(mut self) {
+        self.kea.stop();
     }
 
     /// Sends a command to the server.

@@ -24,6 +24,7 @@ mod program;
 mod records;
 
 mod bed;
+mod callouts;
 mod cost;
 mod figures;
 mod lag;
@@ -58,6 +59,7 @@ fn turns(round: usize) -> [bool; 2] {
 fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
     vec![
         ("cost", Box::new(cost::Cost::new())),
+        ("callouts", Box::new(callouts::Callouts::new())),
         ("mix", Box::new(mix::Mix::new())),
         ("lag", Box::new(lag::Visible::new())),
         ("large", Box::new(large::Large::new())),
