@@ -490,4 +490,10 @@ impl Pending {
 mod model;
 
 #[cfg(test)]
+mod random;
+
+#[cfg(test)]
+mod store;
+
+#[cfg(test)]
 mod tests;
