@@ -151,6 +151,11 @@ fn cpu_in(directory: &str) -> f64 {
     fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
 
+/// How a server is named in figures: its family and threading mode.
+pub fn mode(family: Family, threads: bool) -> String {
+    format!("DHCPv{}, {}", family.number(), if threads { "two packet threads" } else { "single-threaded" })
+}
+
 /// The hardware address of a client that is only in the lease database.
 pub fn hwaddr(number: u32) -> String {
     let [a, b, c, d] = number.to_be_bytes();

@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::Part;
-use crate::bed::Bed;
+use crate::bed::{Bed, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::{Family, library};
 use crate::perfdhcp;
@@ -21,8 +21,7 @@ impl Callouts {
     pub fn new() -> Self {
         let modes = [(Family::V4, true), (Family::V4, false), (Family::V6, true), (Family::V6, false)];
         Self(modes.map(|(family, threads)| {
-            let threading = if threads { "two packet threads" } else { "single-threaded" };
-            let what = format!("DHCPv{}, {threading}: in callouts, for each lease that is committed", family.number());
+            let what = format!("{}: in callouts, for each lease that is committed", mode(family, threads));
             (family, threads, Figure::new(what, "µs", Budget::AtMost(3.0)))
         }))
     }
@@ -32,7 +31,7 @@ impl Part for Callouts {
     fn measure(&mut self, _: usize) {
         for (family, threads, figure) in &mut self.0 {
             let microseconds = per_lease(*family, *threads);
-            println!("  DHCPv{} threads {threads}: {microseconds:.2} µs in callouts", family.number());
+            println!("  {}: {microseconds:.2} µs in callouts", mode(*family, *threads));
             figure.add(true, microseconds);
         }
     }

@@ -1,7 +1,7 @@
 //! What new leases cost a server: CPU of an exchange, delay of its answers, and the highest rate.
 
 use crate::Part;
-use crate::bed::Bed;
+use crate::bed::{Bed, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp;
@@ -26,10 +26,7 @@ struct Mode {
 
 impl Mode {
     fn new((family, threads, guess): (Family, bool, u32)) -> Self {
-        let threading = if threads { "two packet threads" } else { "single-threaded" };
-        let of = |what: &str, unit, budget| {
-            Figure::ratio(format!("DHCPv{}, {threading}: {what}", family.number()), unit, budget)
-        };
+        let of = |what: &str, unit, budget| Figure::ratio(format!("{}: {what}", mode(family, threads)), unit, budget);
         Self {
             family,
             threads,
@@ -49,9 +46,8 @@ impl Mode {
         let cpu = (bed.cpu() - before) / load.completed * 1e6;
         let top = perfdhcp::highest(&bed, self.guess);
         println!(
-            "  DHCPv{} {} {}: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
-            self.family.number(),
-            if self.threads { "threads" } else { "single" },
+            "  {}, {} the library: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
+            mode(self.family, self.threads),
             if with_library { "with" } else { "without" },
             load.mean(),
             load.quantile(0.99),

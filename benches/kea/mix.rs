@@ -4,7 +4,7 @@
 //! address as well: renewals carry the address that they are for, and releases have no answer.
 
 use crate::Part;
-use crate::bed::Bed;
+use crate::bed::{Bed, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::{self, Rates};
@@ -19,8 +19,8 @@ impl Mix {
     pub fn new() -> Self {
         Self([Family::V4, Family::V6].map(|family| {
             let what = format!(
-                "DHCPv{}, two packet threads: CPU of an exchange, a renewal or a release at 2,000/s, 1,000/s and 1,000/s",
-                family.number()
+                "{}: CPU of an exchange, a renewal or a release at 2,000/s, 1,000/s and 1,000/s",
+                mode(family, true)
             );
             (family, Figure::ratio(what, "µs", Budget::AtMost(1.10)))
         }))

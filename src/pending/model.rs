@@ -2,13 +2,14 @@
 //!
 //! The lease database is shared: a change through either server is the truth for both, but only the server that made it
 //! is told. Either every change has a second of its own and is read at once, or all happen within one, and each is read at
-//! any time after it. A request is applied and then answered, or its answer is lost after that or before, or it is given up and
-//! lands at any later time. The watch tells each server of every write, at any time after it. Records have no index keys
-//! and no etcd lease here, and no lease ends.
+//! any time after it. A request is applied and then answered, or its answer is lost after that or before, or it is given up
+//! and lands at any later time. The watch tells each server of every write, at any time after it. Records have no index
+//! keys and no etcd lease here, and no lease ends.
 //!
 //! Never may older news replace another server's newer record, and never may a removal take another server's record of
 //! another lease. In the end etcd must hold the truth: for a single server at once, and for two as well where two changes
-//! and a fault meet; where the lease changes hands more often meanwhile, after each has compared.
+//! and a fault meet, or two changes of one second; where the lease changes hands more often meanwhile, after each has
+//! compared.
 
 use std::collections::{HashSet, VecDeque};
 
