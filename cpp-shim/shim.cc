@@ -17,6 +17,7 @@
 #include <process/daemon.h>
 #include <stats/stats_mgr.h>
 
+#include <arpa/inet.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -75,8 +76,6 @@ std::array<uint8_t, 16> address_bytes(const IOAddress& address) {
 
 // Fills in what leases of both protocols have, without the user context. The row points into the lease.
 dhcp_etcd_lease row_of(const Lease& lease, const std::vector<uint8_t>& client, dhcp_etcd_lease row) {
-    const auto address = address_bytes(lease.addr_);
-    std::copy(address.begin(), address.end(), row.address);
     row.fqdn_fwd = lease.fqdn_fwd_ ? 1 : 0;
     row.fqdn_rev = lease.fqdn_rev_ ? 1 : 0;
     row.state = lease.state_;
@@ -94,12 +93,16 @@ dhcp_etcd_lease row_of(const Lease& lease, const std::vector<uint8_t>& client, d
 
 dhcp_etcd_lease row_of(const Lease4& lease) {
     dhcp_etcd_lease row{};
+    const std::uint32_t address = htonl(lease.addr_.toUint32());
+    std::memcpy(row.address, &address, sizeof address);
     row.type = DHCP_ETCD_TYPE_V4;
     return row_of(lease, lease.getClientIdVector(), row);
 }
 
 dhcp_etcd_lease row_of(const Lease6& lease) {
     dhcp_etcd_lease row{};
+    const auto address = address_bytes(lease.addr_);
+    std::copy(address.begin(), address.end(), row.address);
     row.type = static_cast<uint8_t>(lease.type_);
     row.prefix_len = lease.prefixlen_;
     row.iaid = lease.iaid_;
@@ -117,6 +120,13 @@ void show(const LeasePointer& lease, See&& see) {
     }
     row.user_context = bytes_of(user_context);
     see(row);
+}
+
+// The address of the DHCPv6 lease that an argument is, if it is one.
+std::array<uint8_t, 16> address_in(CalloutHandle& handle, const char* argument) {
+    Lease6Ptr lease;
+    handle.getArgument(argument, lease);
+    return lease ? address_bytes(lease->addr_) : std::array<uint8_t, 16>{};
 }
 
 // Shows leases that were written for a message, with the relay that it came through.
@@ -266,6 +276,20 @@ bool fake_allocation(CalloutHandle& handle) {
     return fake;
 }
 
+std::uint32_t lease4_address(CalloutHandle& handle) {
+    Lease4Ptr lease;
+    handle.getArgument("lease4", lease);
+    return lease ? lease->addr_.toUint32() : 0;
+}
+
+std::array<std::uint8_t, 16> lease6_address(CalloutHandle& handle) {
+    return address_in(handle, "lease6");
+}
+
+std::array<std::uint8_t, 16> registered6_address(CalloutHandle& handle) {
+    return address_in(handle, "old_lease6");
+}
+
 void show_lease4(CalloutHandle& handle, LeaseReader& reader) {
     Lease4Ptr lease;
     handle.getArgument("lease4", lease);
@@ -301,14 +325,6 @@ void show_offer4(CalloutHandle& handle, Exchange& exchange) {
     handle.getArgument("leases4", offered);
     if (lifetime > 0) {
         show_assigned4(handle, offered, exchange);
-    }
-}
-
-void show_registered6(CalloutHandle& handle, LeaseReader& reader) {
-    Lease6Ptr known;
-    handle.getArgument("old_lease6", known);
-    if (known) {
-        show(known, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
     }
 }
 

@@ -77,9 +77,11 @@ void wake_main_loop();
 
 // What callouts are told. Each shows the argument to Rust.
 bool fake_allocation(CalloutHandle& handle);
+std::uint32_t lease4_address(CalloutHandle& handle); // all of them: 0 when there is none
+std::array<std::uint8_t, 16> lease6_address(CalloutHandle& handle);
+std::array<std::uint8_t, 16> registered6_address(CalloutHandle& handle); // if there was a lease before
 void show_lease4(CalloutHandle& handle, LeaseReader& reader);
 void show_lease6(CalloutHandle& handle, LeaseReader& reader);
-void show_registered6(CalloutHandle& handle, LeaseReader& reader); // the lease before, if there was one
 void show_offer4(CalloutHandle& handle, Exchange& exchange);       // if it was written
 void show_exchange4(CalloutHandle& handle, Exchange& exchange);
 void show_exchange6(CalloutHandle& handle, Exchange& exchange);

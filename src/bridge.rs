@@ -74,9 +74,11 @@ mod ffi {
         fn wake_main_loop();
 
         fn fake_allocation(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
+        fn lease4_address(handle: Pin<&mut CalloutHandle>) -> Result<u32>;
+        fn lease6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
+        fn registered6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
         fn show_lease4(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
         fn show_lease6(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
-        fn show_registered6(handle: Pin<&mut CalloutHandle>, reader: &mut LeaseReader) -> Result<()>;
         fn show_offer4(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
         fn show_exchange4(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
         fn show_exchange6(handle: Pin<&mut CalloutHandle>, exchange: &mut Exchange) -> Result<()>;
@@ -490,11 +492,31 @@ fn shown6(handle: Pin<&mut CalloutHandle>) -> Result<LeaseReader, cxx::Exception
     ffi::show_lease6(handle, &mut reader).map(|()| reader)
 }
 
-/// Tells the mirror what is about to happen to the lease that a callout shows.
-fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, shown: &LeaseReader) {
-    if let Some(lease) = &shown.lease {
-        mirror.about_to(operation, lease.address);
+/// Tells the mirror what is about to happen to a lease, if a callout shows one.
+fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr) {
+    if !address.is_unspecified() {
+        mirror.about_to(operation, address);
     }
+}
+
+/// The same of the lease that a callout of DHCPv4 shows. Only its address is looked at.
+fn about_to4(
+    mirror: &Mirror<KeaServer>,
+    operation: Operation,
+    handle: Pin<&mut CalloutHandle>,
+) -> Result<(), cxx::Exception> {
+    about_to(mirror, operation, v4(ffi::lease4_address(handle)?));
+    Ok(())
+}
+
+/// The same of a lease of DHCPv6.
+fn about_to6(
+    mirror: &Mirror<KeaServer>,
+    operation: Operation,
+    handle: Pin<&mut CalloutHandle>,
+) -> Result<(), cxx::Exception> {
+    about_to(mirror, operation, v6(ffi::lease6_address(handle)?));
+    Ok(())
 }
 
 /// Tells the mirror that reclamation is about to take the lease that a callout shows.
@@ -533,27 +555,25 @@ callouts! {
 
     /// A lease is chosen: for an answer to DISCOVER (nothing is written) or for a REQUEST.
     lease4_select => |mirror, mut handle| {
-        if !ffi::fake_allocation(handle.as_mut())? {
-            about_to(mirror, Operation::Offer, &shown4(handle)?);
-        }
-        Ok(())
+        if ffi::fake_allocation(handle.as_mut())? { Ok(()) } else { about_to4(mirror, Operation::Offer, handle) }
     };
     /// The holder renews.
-    lease4_renew => |mirror, handle| { about_to(mirror, Operation::Renew, &shown4(handle)?); Ok(()) };
+    lease4_renew => |mirror, handle| about_to4(mirror, Operation::Renew, handle);
     /// The holder found the address in use.
-    lease4_decline => |mirror, handle| { about_to(mirror, Operation::Decline, &shown4(handle)?); Ok(()) };
+    lease4_decline => |mirror, handle| about_to4(mirror, Operation::Decline, handle);
     /// A DISCOVER was answered (Kea 2.6): with `offer-lifetime`, the lease is written already.
     lease4_offer => |mirror, handle| ffi::show_offer4(handle, &mut Exchange { mirror });
     /// An address that was offered is in use (Kea 2.6): it has been declined.
     lease4_server_decline => |mirror, handle| {
-        if let Some(lease) = &shown4(handle)?.lease {
-            mirror.about_to(Operation::Decline, lease.address);
-            mirror.assigned(lease.address, LeaseType::Na, None);
+        let address = v4(ffi::lease4_address(handle)?);
+        if !address.is_unspecified() {
+            mirror.about_to(Operation::Decline, address);
+            mirror.assigned(address, LeaseType::Na, None);
         }
         Ok(())
     };
     /// The holder gives the lease back. `leases4_committed` follows the write, and what is left then is called updated.
-    lease4_release => |mirror, handle| { about_to(mirror, Operation::Update, &shown4(handle)?); Ok(()) };
+    lease4_release => |mirror, handle| about_to4(mirror, Operation::Update, handle);
     /// A lease is past its end and about to be reclaimed.
     lease4_expire => |mirror, handle| { reclaiming(mirror, Operation::Update, &shown4(handle)?); Ok(()) };
     /// The probation of a declined address is over.
@@ -563,26 +583,21 @@ callouts! {
 
     /// A lease is chosen: for an answer to SOLICIT (nothing is written) or for a REQUEST.
     lease6_select => |mirror, mut handle| {
-        if !ffi::fake_allocation(handle.as_mut())? {
-            about_to(mirror, Operation::Offer, &shown6(handle)?);
-        }
-        Ok(())
+        if ffi::fake_allocation(handle.as_mut())? { Ok(()) } else { about_to6(mirror, Operation::Offer, handle) }
     };
     /// The holder renews.
-    lease6_renew => |mirror, handle| { about_to(mirror, Operation::Renew, &shown6(handle)?); Ok(()) };
+    lease6_renew => |mirror, handle| about_to6(mirror, Operation::Renew, handle);
     /// The holder rebinds.
-    lease6_rebind => |mirror, handle| { about_to(mirror, Operation::Rebind, &shown6(handle)?); Ok(()) };
+    lease6_rebind => |mirror, handle| about_to6(mirror, Operation::Rebind, handle);
     /// The holder found the address in use.
-    lease6_decline => |mirror, handle| { about_to(mirror, Operation::Decline, &shown6(handle)?); Ok(()) };
+    lease6_decline => |mirror, handle| about_to6(mirror, Operation::Decline, handle);
     /// A client tells an address that it made up itself (RFC 9686, Kea 3.0). `leases6_committed` follows the write.
     addr6_register => |mirror, handle| {
-        let mut known = LeaseReader::default();
-        ffi::show_registered6(handle, &mut known)?;
-        about_to(mirror, Operation::Renew, &known);
+        about_to(mirror, Operation::Renew, v6(ffi::registered6_address(handle)?));
         Ok(())
     };
     /// The holder gives the lease back. `leases6_committed` follows the write, and what is left then is called updated.
-    lease6_release => |mirror, handle| { about_to(mirror, Operation::Update, &shown6(handle)?); Ok(()) };
+    lease6_release => |mirror, handle| about_to6(mirror, Operation::Update, handle);
     /// A lease is past its end and about to be reclaimed.
     lease6_expire => |mirror, handle| { reclaiming(mirror, Operation::Update, &shown6(handle)?); Ok(()) };
     /// The probation of a declined address is over.
