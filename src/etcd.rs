@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, GetResponse, KeyValue, KvClient,
-    LeaseClient, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse, KeyValue, KvClient,
+    LeaseClient, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -412,27 +412,26 @@ pub fn found_key(pair: &KeyValue) -> FoundKey {
     FoundKey { revision: pair.mod_revision(), etcd_lease: pair.lease(), record: Summary::parse(pair.value()) }
 }
 
-/// A change of a key.
-#[derive(Debug)]
-pub struct KeyChange {
-    /// The key.
-    pub key: Vec<u8>,
-    /// What it holds since.
-    pub found: Found,
-    /// What it held before, where the watch was to tell.
-    pub before: Before,
+/// What a key holds since a change that the watch tells, and what it held before; `is_told` is whether the watch was to tell
+/// that.
+#[must_use]
+pub fn changed(event: &Event, pair: &KeyValue, is_told: bool) -> (Found, Before) {
+    let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
+    let was_created = key.is_some() && pair.version() == 1;
+    let before = match event.prev_kv() {
+        Some(before) => Summary::parse(before.value()).map_or(Before::Nothing, Before::Record),
+        // It cannot be had any more (etcd api/v3rpc/watch.go, sendLoop).
+        None if is_told && !was_created => Before::Lost,
+        None => Before::Nothing,
+    };
+    (Found { as_of: pair.mod_revision(), key }, before)
 }
 
 /// What a watch tells.
 #[derive(Debug)]
 pub enum Watched {
-    /// Keys changed, up to and with this revision.
-    Changes {
-        /// The revision.
-        revision: i64,
-        /// What happened to which key, in order.
-        changes: Vec<KeyChange>,
-    },
+    /// What happened to which key, in order.
+    Changes(WatchResponse),
     /// Changes were lost: compacted, or more than the client takes.
     Lost(String),
     /// etcd ended the watch, for this reason; the connection stands.
@@ -474,23 +473,7 @@ async fn watch_until_error(
         if news.canceled() {
             return Ok(Watched::Canceled(news.cancel_reason().into()));
         }
-        // The header has the store's newest revision, also while the watch catches up and has told only older ones, and in
-        // the first message, which tells nothing (etcd mvcc/watchable_store.go, syncWatchers).
-        let last = news.events().last().and_then(|event| event.kv()).map(etcd_client::KeyValue::mod_revision);
-        let Some(revision) = last else { continue };
-        let changes = news.events().iter().filter_map(|event| {
-            let pair = event.kv()?;
-            let key = (event.event_type() == EventType::Put).then(|| found_key(pair));
-            let was_created = key.is_some() && pair.version() == 1;
-            let before = match event.prev_kv() {
-                Some(before) => Summary::parse(before.value()).map_or(Before::Nothing, Before::Record),
-                // It cannot be had any more (etcd api/v3rpc/watch.go, sendLoop).
-                None if tell_before && !was_created => Before::Lost,
-                None => Before::Nothing,
-            };
-            Some(KeyChange { key: pair.key().to_vec(), found: Found { as_of: pair.mod_revision(), key }, before })
-        });
-        if tell.send(Watched::Changes { revision, changes: changes.collect() }).await.is_err() {
+        if tell.send(Watched::Changes(news)).await.is_err() {
             break;
         }
     }

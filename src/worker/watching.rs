@@ -1,12 +1,13 @@
 //! The watch on the records: what others change in etcd makes their addresses suspects.
 
+use etcd_client::Event;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::mirroring::Mirroring;
 use crate::control::Purpose;
-use crate::etcd::{self, KeyChange, Watched};
+use crate::etcd::{self, Watched};
 use crate::messages;
 
 /// A watch under way; it ends when this is dropped.
@@ -34,11 +35,14 @@ impl Mirroring<'_> {
 
     pub(super) fn hear(&mut self, news: Watched) {
         match news {
-            Watched::Changes { revision, changes } => {
-                for change in changes {
-                    self.notice(change);
+            Watched::Changes(news) => {
+                for event in news.events() {
+                    self.notice(event);
                 }
-                self.watched_to = self.watched_to.max(revision);
+                // The header has the store's newest revision, also while the watch catches up and has told only older ones,
+                // and in the first message, which tells nothing (etcd mvcc/watchable_store.go, syncWatchers).
+                let Some(last) = news.events().last().and_then(Event::kv) else { return };
+                self.watched_to = self.watched_to.max(last.mod_revision());
                 // The last revision is told again when the watch begins anew.
                 self.own = self.own.split_off(&self.watched_to);
             }
@@ -62,11 +66,14 @@ impl Mirroring<'_> {
     }
 
     /// A key below the records changed.
-    fn notice(&mut self, KeyChange { key, found, before }: KeyChange) {
-        let Some(address) = self.pending.writer().keys.address(&key) else { return };
-        if !self.shared.family.has(address) || self.own.contains(&found.as_of) {
+    fn notice(&mut self, event: &Event) {
+        // Most changes are our own: what they hold is not even looked at.
+        let Some(pair) = event.kv().filter(|pair| !self.own.contains(&pair.mod_revision())) else { return };
+        let writer = self.pending.writer();
+        let Some(address) = writer.keys.address(pair.key()).filter(|address| self.shared.family.has(*address)) else {
             return;
-        }
+        };
+        let (found, before) = etcd::changed(event, pair, !writer.index.is_off());
         if let Some(resync) = &mut self.resync {
             resync.touch(address);
         }
