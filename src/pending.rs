@@ -193,6 +193,12 @@ impl Pending {
         self.due.len() + self.unseen.len() + self.in_flight.len()
     }
 
+    /// How many addresses are due to be written or looked at, those under way not among them.
+    #[must_use]
+    pub fn due(&self) -> usize {
+        self.due.len() + self.unseen.len() + self.halves.iter().map(Vec::len).sum::<usize>()
+    }
+
     /// When the change was made that is due first, seconds since the epoch.
     #[must_use]
     pub fn oldest(&self) -> Option<i64> {

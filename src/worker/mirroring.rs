@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error};
 
+use super::gathering::Gathering;
 use super::session::{KEEP_ALIVE, SESSION_MASK};
 use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
@@ -29,7 +30,7 @@ use crate::resync::{self, Resync};
 use crate::suspects::Suspects;
 use crate::writer::{Action, Writer};
 
-/// Transactions under way at a time; measured with 128 operations each, more bring nothing (one member, two cores).
+/// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
 const WINDOW: usize = 4;
 
 /// A request under way.
@@ -117,6 +118,9 @@ pub(super) struct Mirroring<'a> {
     /// How many keys a comparison reads at once, at first.
     pub(super) page_limit: i64,
 
+    /// When the next transaction may be sent.
+    pub(super) gathering: Gathering,
+
     /// When Kea's main loop is to be woken for what it has left to be read.
     pub(super) turn_at: Option<Instant>,
 
@@ -175,6 +179,7 @@ impl<'a> Mirroring<'a> {
             suspects: Suspects::default(),
             look_limit: MAX_OPERATIONS,
             page_limit: resync::KEYS,
+            gathering: Gathering::default(),
             turn_at: None,
             resync: None,
             settling: None,
@@ -194,6 +199,7 @@ impl<'a> Mirroring<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline = None;
         loop {
+            self.gathering.end_in_time();
             self.receive();
             let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
             self.send();
@@ -212,7 +218,7 @@ impl<'a> Mirroring<'a> {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let retry = self.link.retry_at();
+            let (retry, gathered) = (self.link.retry_at(), self.gathering.until());
             tokio::select! {
                 Some(finished) = self.requests.join_next() => match finished {
                     Ok(finished) => self.finish(finished),
@@ -225,6 +231,7 @@ impl<'a> Mirroring<'a> {
                 Some(news) = next_news(&mut self.watch) => self.hear(news),
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.link.retry(),
+                () = sleep_until(gathered.unwrap_or_else(Instant::now)), if gathered.is_some() => {}
                 order = &mut *stopping, if deadline.is_none() => {
                     // A dropped sender is an order to stop at once.
                     deadline = Some(order.unwrap_or_else(|_| Instant::now()));
@@ -255,13 +262,15 @@ impl<'a> Mirroring<'a> {
         self.shared.handover.waiting()
     }
 
-    /// Whether another batch may be sent now.
-    fn has_room(&self) -> bool {
+    /// Whether another batch may be sent now: while one is under way, only a full one is.
+    pub(super) fn has_room(&self) -> bool {
         let batches = self.flights.values().filter(|flight| matches!(flight, Flight::Batch(..))).count();
-        self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none() && batches < WINDOW
+        let window = if self.pending.due() < MAX_OPERATIONS { 1 } else { WINDOW };
+        let is_ready = self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none();
+        is_ready && batches < window && self.gathering.until().is_none()
     }
 
-    /// Takes what the packet threads put in, unless nothing could be sent anyway: then it gathers where it is, and no
+    /// Takes over what changed, unless nothing could be sent anyway: then it gathers where it is, and no
     /// packet thread has to wake this one.
     fn receive(&mut self) {
         let handover = &self.shared.handover;
@@ -313,6 +322,9 @@ impl<'a> Mirroring<'a> {
         let Some(session) = self.session else { return };
         while self.has_room() {
             let Some(batch) = self.pending.next_batch(now()) else { break };
+            if self.pending.due() == 0 && self.resync.is_none() && self.ending == Ending::No {
+                self.gathering.begin(batch.operations().len());
+            }
             let writer = self.pending.writer();
             if batch.only_looks() {
                 let request = Request::look(batch.addresses(), writer, &self.presence_key);
