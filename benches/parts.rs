@@ -158,5 +158,6 @@ fn lease_against_record(bencher: Bencher) {
 fn page_of_missing_leases(bencher: Bencher) {
     let page: Vec<Lease> = (0..200).map(lease).collect();
     let comparison = || Comparison::new(writer(), Family::V4, NOW, std::iter::empty());
-    bencher.with_inputs(comparison).bench_local_values(|mut comparison| (comparison.leases(&page), comparison));
+    let inputs = || (comparison(), page.clone());
+    bencher.with_inputs(inputs).bench_local_values(|(mut comparison, page)| (comparison.leases(page), comparison));
 }

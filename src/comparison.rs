@@ -1,9 +1,10 @@
 //! The comparison of the whole lease database with etcd. No I/O: pages of both sides go in, suspects come out.
 //!
 //! First every record is taken in, read at one revision, as a few numbers each; then every index key; then the lease
-//! database page by page. An address whose record is missing or different, or whose record has no lease, is a suspect:
-//! it is read again from the lease database like any other change, and written if that still differs. So nothing
-//! that a comparison read is ever written, and a change that arrives meanwhile wins; its address is not judged at all.
+//! database page by page. A lease without a record is written as it was read, if there is still no record by then: the key
+//! was observed first and the lease read after that, as [`pending`](crate::pending) wants it. Where the record is different,
+//! or has no lease, the address is a suspect: its key is observed once more, with all that it holds, and its lease read
+//! after that. A change that arrives meanwhile wins; its address is not judged at all.
 //!
 //! A million leases take some 120 MB while it runs, all of which is given back.
 
@@ -76,6 +77,14 @@ const REMOVABLE: u16 = 8;
 const WANTED: u16 = 16;
 /// From here on, one bit a slot: the index key is there.
 const PRESENT: u16 = WANTED << 3;
+
+/// What a lease's record is found to be.
+enum Judgement {
+    /// As it should be, or not to be judged.
+    Right,
+    Missing,
+    Different,
+}
 
 impl Seen {
     fn has(&self, flag: u16) -> bool {
@@ -188,20 +197,31 @@ impl Comparison {
         std::mem::take(&mut self.orphans)
     }
 
-    /// Compares a page of the lease database; the suspects.
-    pub fn leases(&mut self, page: &[Lease]) -> Vec<IpAddr> {
-        page.iter().filter(|lease| lease.is_held() && self.is_suspect(lease)).map(|lease| lease.address).collect()
+    /// Compares a page of the lease database: the leases that have no record, and the suspects.
+    pub fn leases(&mut self, page: Vec<Lease>) -> (Vec<Lease>, Vec<IpAddr>) {
+        let (mut missing, mut suspects) = (Vec::new(), Vec::new());
+        for lease in page.into_iter().filter(Lease::is_held) {
+            match self.judge(&lease) {
+                Judgement::Right => {}
+                Judgement::Missing => missing.push(lease),
+                Judgement::Different => suspects.push(lease.address),
+            }
+        }
+        (missing, suspects)
     }
 
-    fn is_suspect(&mut self, lease: &Lease) -> bool {
+    fn judge(&mut self, lease: &Lease) -> Judgement {
         self.findings.leases += 1;
         let seen = self.seen.remove(&lease.address);
-        if self.touched.contains(&lease.address) || self.writer.may_have_vanished(lease.expires_at(), self.now) {
-            return false;
+        if self.touched.contains(&lease.address) {
+            return Judgement::Right;
         }
         let Some(seen) = seen else {
+            if self.writer.may_have_vanished(lease.expires_at(), self.now) {
+                return Judgement::Right;
+            }
             self.findings.missing.add(lease.address);
-            return true;
+            return Judgement::Missing;
         };
         let same = seen.content.is_some_and(|content| content == Content::of(lease));
         let right = if same {
@@ -215,14 +235,16 @@ impl Comparison {
             self.findings.others += usize::from(newer);
             newer
         };
-        if !right {
-            self.findings.different.add(lease.address);
+        if right {
+            return Judgement::Right;
         }
-        !right
+        self.findings.different.add(lease.address);
+        Judgement::Different
     }
 
-    /// The end of the lease database: records that have no lease are suspects as well.
-    pub fn finish(mut self) -> (Findings, Vec<IpAddr>) {
+    /// The end of the lease database: records that have no lease are suspects as well, also those of other servers at
+    /// addresses where a lease `has_ended` here, which may be late records of it.
+    pub fn finish(mut self, has_ended: impl Fn(IpAddr) -> bool) -> (Findings, Vec<IpAddr>) {
         let mut suspects = Vec::new();
         for (address, seen) in self.seen {
             if self.touched.contains(&address) {
@@ -233,6 +255,9 @@ impl Comparison {
                 suspects.push(address);
             } else if seen.has(RECORD) {
                 self.findings.others += 1;
+                if has_ended(address) {
+                    suspects.push(address);
+                }
             } else {
                 self.findings.foreign += 1;
             }

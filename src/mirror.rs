@@ -34,7 +34,6 @@ use crate::handover::{Changes, Handover};
 use crate::hints;
 use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
 use crate::lease_commands::{Commanded, commanded, named_addresses};
-use crate::lifetime;
 use crate::marks::{Mark, Marks};
 use crate::messages;
 use crate::readings::{PAGE, Readings, TURN};
@@ -331,12 +330,6 @@ impl<K: Kea> Mirror<K> {
         }
     }
 
-    /// Whether the record of a lease may be gone by itself though Kea has not reclaimed the lease yet.
-    fn may_have_vanished(&self, lease: &Lease) -> bool {
-        let Config { expire_keys, expire_grace, .. } = self.config();
-        *expire_keys && lifetime::has_passed(lease.expires_at(), *expire_grace, now())
-    }
-
     /// Reads what the lease database holds of an address and queues it, as one step against others for that address.
     /// `owner` is whose lease went, where that is known.
     fn read_again(
@@ -358,9 +351,6 @@ impl<K: Kea> Mirror<K> {
             let time = now();
             let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
                 Ok(Some(lease)) if lease.is_held() => {
-                    if found && self.may_have_vanished(&lease) {
-                        return;
-                    }
                     (if found { lease.cltt } else { time }, Row::Held { lease, relay })
                 }
                 Ok(_) => (time, Row::Gone { owner: owner.clone() }),
@@ -486,17 +476,6 @@ mod tests {
         assert!(matches!(of("192.0.2.1").row, Row::Held { .. }));
         assert!(matches!(of("192.0.2.2").row, Row::Gone { .. }));
         assert_eq!(mirror.shared.control.next(false), None);
-    }
-
-    #[test]
-    fn what_is_found_of_a_lease_that_ended_long_ago_is_left_alone_and_what_kea_tells_is_not() {
-        let mirror = mirror(true);
-        // The lease is of 1970.
-        let address = "192.0.2.1".parse().unwrap();
-        for (operation, changes) in [(Operation::Sync, 0), (Operation::Update, 1)] {
-            mirror.read_again(address, LeaseType::Na, operation, None, None);
-            assert_eq!(mirror.shared.handover.take(Changes::new()).len(), changes);
-        }
     }
 
     #[test]

@@ -13,13 +13,13 @@
 //! whose removal found nothing yet. The watch tells that one of the late record; it finds no lease, and knows from
 //! [`ended`](crate::ended) that the record is about the one that ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::ended::Ended;
 use crate::guard::Found;
 use crate::handover::Changes;
-use crate::lease::{Change, Row};
+use crate::lease::{self, Change, Lease, Row};
 use crate::leftovers::{Before, Leftovers};
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
@@ -96,6 +96,8 @@ pub struct Pending {
     known: HashMap<IpAddr, Known>,
     /// What the keys of pending and suspected addresses were found to hold.
     found: HashMap<IpAddr, Seen>,
+    /// Addresses that are being observed, and of which nothing was sent since.
+    asked: HashSet<IpAddr>,
     /// Addresses that were observed, and whose reading has perhaps not come yet.
     observed: Vec<IpAddr>,
     /// Addresses that are to be suspected again.
@@ -118,6 +120,7 @@ impl Pending {
             halves: VecDeque::new(),
             known: HashMap::new(),
             found: HashMap::new(),
+            asked: HashSet::new(),
             observed: Vec::new(),
             again: Vec::new(),
             ended: Ended::default(),
@@ -298,6 +301,7 @@ impl Pending {
         }
         let change = self.waiting.remove(&address)?;
         self.found.remove(&address);
+        self.asked.remove(&address);
         self.in_flight.insert(address, leftovers);
         Some(Operation { address, change, write })
     }
@@ -348,18 +352,49 @@ impl Pending {
         conflicts
     }
 
+    /// The keys of suspects are about to be observed, and nothing else is being observed.
+    pub fn ask(&mut self, suspects: &[IpAddr]) {
+        self.asked = suspects.iter().copied().collect();
+    }
+
     /// The key of a suspect was observed. Whether its lease is to be read now: not when something of it is pending, which
-    /// may have been read before what made it a suspect, or when it is known to have changed since; then it is suspected
-    /// again.
+    /// may have been read before what made it a suspect, or was sent since the key was asked for, which the answer may not
+    /// show yet; nor when the key is known to have changed since. Then it is suspected again.
     pub fn observe(&mut self, address: IpAddr, found: Found) -> bool {
-        let known = self.known.get(&address).map_or(0, |known| known.revision);
-        if self.is_pending(address) || known.max(self.leftovers.as_of(address)) > found.as_of {
+        if !self.asked.remove(&address) || !self.is_news(address, &found) {
             self.again.push(address);
             return false;
         }
         self.found.insert(address, Seen { found, heard: false });
         self.observed.push(address);
         true
+    }
+
+    /// A comparison read that the address had no record at `revision`, and this lease after that. It is written if there
+    /// still is none; when more is known of the address, it is suspected instead.
+    pub fn found_missing(&mut self, lease: Lease, revision: i64) {
+        let (address, found) = (lease.address, Found { as_of: revision, key: None });
+        if !self.is_news(address, &found) {
+            self.again.push(address);
+            return;
+        }
+        self.found.insert(address, Seen { found, heard: false });
+        let change =
+            Change { timestamp: lease.cltt, operation: lease::Operation::Sync, row: Row::Held { lease, relay: None } };
+        self.put(address, Box::new(change));
+    }
+
+    /// Whether nothing newer than what was found of a key is known, or under way.
+    fn is_news(&self, address: IpAddr, found: &Found) -> bool {
+        let known = self.known.get(&address).map_or(0, |known| known.revision);
+        !self.is_pending(address) && known.max(self.leftovers.as_of(address)) <= found.as_of
+    }
+
+    /// Whether the last lease of an address ended here, and that is remembered: a record that another server has for it may
+    /// be a late one.
+    #[must_use]
+    pub fn has_ended(&self, address: IpAddr) -> bool {
+        self.ended.owner(address).is_some()
     }
 
     /// The addresses that are to be suspected again, since something changed between two readings.

@@ -51,6 +51,9 @@ pub struct Resync {
     pub findings: Findings,
     /// Addresses that it suspects, and that are to be read again.
     pub suspects: Suspects,
+    /// Addresses of which a change waited when it began. They are not judged, and that change may have been read before
+    /// another one that nobody told: they are suspects when the comparison is done.
+    pub unjudged: Vec<IpAddr>,
     comparison: Option<Comparison>,
     family: Family,
     /// Over all records, and over all index keys.
@@ -88,7 +91,8 @@ impl Resync {
     ) -> Self {
         let (writer, since) = (pending.writer().clone(), now());
         let walks = (Walk::new(writer.keys.base()), Walk::new(writer.index.base()));
-        let comparison = Comparison::new(writer, family, since, pending.addresses());
+        let unjudged: Vec<IpAddr> = pending.addresses().collect();
+        let comparison = Comparison::new(writer, family, since, unjudged.iter().copied());
         Self {
             number,
             purpose,
@@ -97,6 +101,7 @@ impl Resync {
             started: Instant::now(),
             findings: Findings::default(),
             suspects: Suspects::default(),
+            unjudged,
             comparison: Some(comparison),
             family,
             stage: Stage::Records(walks.0.clone()),
@@ -196,24 +201,28 @@ impl Resync {
         }
     }
 
-    /// A page of leases came. Some of them are suspected, and at the end addresses that have a record and no lease.
-    pub fn leases(&mut self, page: &[Lease]) {
+    /// A page of leases came. Returns those that have no record; others are suspected, and at the end addresses that have a
+    /// record and no lease.
+    pub fn leases(&mut self, page: Vec<Lease>, pending: &Pending) -> Vec<Lease> {
         self.reading = false;
         self.not_before = Instant::now() + PACE;
-        let Some(comparison) = &mut self.comparison else { return };
-        let mut suspects = comparison.leases(page);
-        if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
-            self.stage = Stage::Leases(last.address);
+        let Some(comparison) = &mut self.comparison else { return Vec::new() };
+        let next = page.last().filter(|_| page.len() >= PAGE).map(|last| last.address);
+        let (missing, mut suspects) = comparison.leases(page);
+        if let Some(last) = next {
+            self.stage = Stage::Leases(last);
         } else {
             self.stage = Stage::Judged;
             if let Some(comparison) = self.comparison.take() {
-                let (findings, without_lease) = comparison.finish();
+                let (findings, without_lease) = comparison.finish(|address| pending.has_ended(address));
                 self.findings = findings;
                 suspects.extend(without_lease);
             }
         }
-        if self.purpose == Purpose::Resync {
-            self.suspects.extend(suspects);
+        if self.purpose == Purpose::Verify {
+            return Vec::new();
         }
+        self.suspects.extend(suspects);
+        missing
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::guard::{self, Found, FoundKey, Verdict};
 use crate::index::Index;
-use crate::lease::{Change, Row};
+use crate::lease::{Change, Lease, Row};
 use crate::lifetime::{self, Lifetime, Window};
 use crate::record::{Identifiers, LeaseKeys};
 
@@ -119,6 +119,10 @@ impl Writer {
     ) -> Plan {
         let Some(found) = found else { return self.plan_unseen(address, change, known, left, now) };
         let key = found.key.as_ref();
+        let has_vanished = |lease: &Lease| change.is_finding() && self.may_have_vanished(lease.expires_at(), now);
+        if key.is_none() && matches!(&change.row, Row::Held { lease, .. } if has_vanished(lease)) {
+            return self.tidy(address, change, key, left);
+        }
         match guard::decide(change, &self.server, self.grace, found) {
             Verdict::Yield => self.tidy(address, change, key, left),
             verdict @ (Verdict::Write | Verdict::Contest) => {

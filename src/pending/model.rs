@@ -219,6 +219,7 @@ impl World {
                 let found = self.found();
                 let server = &mut self.servers[n];
                 server.suspected = false;
+                server.pending.ask(&[v4(1)]);
                 server.observed = server.pending.observe(v4(1), found);
             }
             Move::Read(n) => {

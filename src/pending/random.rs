@@ -7,8 +7,7 @@
 //! removes records and index keys, and revokes etcd leases.
 //!
 //! No comparison is made that the library does not ask for, but of single addresses in the cases of
-//! [`World::is_excused`]; [`World::compare`] and [`World::answered`] say where the world is kinder than it can be. Left out
-//! is what nobody promises: records in the name of a server that does not exist, or in a partner's name over ours, which
+//! [`World::is_excused`]. Left out is what nobody promises: records in the name of a server that does not exist, or in a partner's name over ours, which
 //! look like a partner's; and two changes within a second, of which nobody can tell the newer one.
 //!
 //! `WALK_SEED` repeats a walk; `WALKS` is how many are made, from there on. What happened on a walk that fails is told.
@@ -57,15 +56,26 @@ struct Server {
     watch: Option<i64>,
     watched_to: i64,
     own: BTreeSet<i64>,
-    /// At which revision it removed the record of an address.
-    removed: BTreeMap<IpAddr, i64>,
     suspects: BTreeSet<IpAddr>,
     to_read: Vec<IpAddr>,
-    /// A comparison was asked for; the one that runs, with its revision and what is to settle before it is done.
     wants_comparison: bool,
-    /// It may not know everything that happened before.
-    lacks_news: bool,
-    comparison: Option<(i64, Option<HashSet<IpAddr>>)>,
+    comparison: Option<Comparison>,
+}
+
+/// A comparison that runs.
+struct Comparison {
+    /// The revision at which etcd was read, and the server of each record.
+    revision: i64,
+    records: BTreeMap<IpAddr, String>,
+    /// Addresses that are not judged, and those of them that are suspected at the end.
+    touched: HashSet<IpAddr>,
+    unjudged: Vec<IpAddr>,
+    /// Addresses whose leases are still to be read.
+    to_read: Vec<IpAddr>,
+    /// What was read and has not come yet.
+    page: Option<(IpAddr, Option<Lease>)>,
+    /// What is to settle before it is done, once that is known.
+    settling: Option<HashSet<IpAddr>>,
 }
 
 impl Server {
@@ -82,10 +92,16 @@ impl Server {
             suspects: BTreeSet::new(),
             to_read: Vec::new(),
             wants_comparison: true,
-            lacks_news: true,
-            removed: BTreeMap::new(),
             comparison: None,
         }
+    }
+
+    fn take_over(&mut self) {
+        let mut taken = self.handover.take(Changes::new());
+        if let Some(comparison) = &mut self.comparison {
+            comparison.touched.extend(taken.keys());
+        }
+        self.pending.absorb(&mut taken, usize::MAX);
     }
 
     fn disconnected(&mut self) {
@@ -115,10 +131,8 @@ struct World {
     databases: Vec<BTreeMap<IpAddr, Lease>>,
     /// When which address changed hands, through which server.
     hands: Vec<(i64, IpAddr, usize)>,
-    /// When each server was restarted last, or its watch lost something.
-    missed: [i64; 2],
-    /// Suspects whose lease was long past its end, and so not told.
-    unread: BTreeSet<IpAddr>,
+    /// When each server was restarted last.
+    restarted: [i64; 2],
     /// Whether somebody else touched index keys.
     is_touched: bool,
 }
@@ -168,8 +182,7 @@ impl World {
             flights: Vec::new(),
             databases: vec![BTreeMap::new(); random.usize(1..=2)],
             hands: Vec::new(),
-            missed: [0; 2],
-            unread: BTreeSet::new(),
+            restarted: [0; 2],
             is_touched: false,
             random,
         }
@@ -267,10 +280,6 @@ impl World {
     fn read_again(&mut self, n: usize, address: IpAddr, operation: By, owner: Option<Owner>) {
         let (now, is_told) = (self.now, operation != By::Sync);
         let (timestamp, row) = match self.database(n).get(&address).cloned() {
-            Some(lease) if !is_told && self.writer(n).may_have_vanished(lease.expires_at(), now) => {
-                self.unread.insert(address);
-                return;
-            }
             Some(lease) => (if is_told { now } else { lease.cltt }, Row::Held { lease, relay: None }),
             None => (now, Row::Gone { owner }),
         };
@@ -287,7 +296,7 @@ impl World {
         let is_reading = self.is_reading_suspects(n);
         let server = &mut self.servers[n];
         if server.session.is_some() {
-            server.pending.absorb(&mut server.handover.take(Changes::new()), usize::MAX);
+            server.take_over();
             if !is_reading {
                 server.pending.all_read();
             }
@@ -307,6 +316,7 @@ impl World {
         let suspects = &mut self.servers[n].suspects;
         let some: Vec<IpAddr> = (0..many).filter_map(|_| suspects.pop_first()).collect();
         if !some.is_empty() {
+            self.servers[n].pending.ask(&some);
             self.flights.push(Flight { server: n, session, ask: Err(some), answer: None, given_up: false });
         }
     }
@@ -366,9 +376,6 @@ impl World {
                 if server.watch.is_some() && batch.operations().iter().any(changes_key) {
                     server.own.insert(revision);
                 }
-                let removed =
-                    batch.operations().iter().filter(|operation| matches!(operation.change.row, Row::Gone { .. }));
-                server.removed.extend(removed.map(|operation| (operation.address, revision)));
                 server.suspects.extend(server.pending.landed(batch, revision));
             }
             (Ok(batch), Answer::Seen(found, session)) => {
@@ -379,10 +386,7 @@ impl World {
             }
             (Err(addresses), Answer::Seen(found, _)) => {
                 for (address, found) in addresses.into_iter().zip(found) {
-                    // Kind: the library takes a look from before its own removal for news, when that is answered first.
-                    if server.removed.get(&address) > Some(&found.as_of) {
-                        server.suspects.insert(address);
-                    } else if server.pending.observe(address, found) {
+                    if server.pending.observe(address, found) {
                         server.to_read.push(address);
                     }
                 }
@@ -424,8 +428,7 @@ impl World {
         if doubts_history {
             server.pending.forget();
             server.own.clear();
-            (server.wants_comparison, server.lacks_news) = (true, true);
-            self.missed[n] = self.now;
+            server.wants_comparison = true;
         }
         if doubts_history || server.watched_to == 0 {
             server.watched_to = self.etcd.revision;
@@ -448,7 +451,7 @@ impl World {
         let Some(revision) = news.clone().next().map(|event| event.revision) else { return };
         if from < self.etcd.compacted && is_lost {
             (server.watch, server.watched_to) = (None, 0);
-            (server.wants_comparison, server.lacks_news) = (true, true);
+            server.wants_comparison = true;
             return;
         }
         for event in news.take_while(|event| event.revision == revision && !server.own.contains(&revision)) {
@@ -459,6 +462,9 @@ impl World {
                 before => before.as_ref().and_then(Entry::record).map_or(Before::Nothing, Before::Record),
             };
             let found = Found { as_of: revision, key: event.after.as_ref().map(Entry::found) };
+            if let Some(comparison) = &mut server.comparison {
+                comparison.touched.insert(address);
+            }
             if !server.pending.noticed(address, &found, before) {
                 server.suspects.insert(address);
             }
@@ -473,38 +479,91 @@ impl World {
         let server = &mut self.servers[n];
         match &mut server.comparison {
             _ if server.session.is_none() => {}
-            Some((_, settling @ None))
+            None if server.wants_comparison => {
+                server.wants_comparison = false;
+                self.begin_comparison(n);
+            }
+            Some(comparison) if comparison.page.is_some() || !comparison.to_read.is_empty() => self.compare_next(n),
+            Some(Comparison { settling: settling @ None, .. })
                 if !is_reading && server.suspects.is_empty() && server.handover.queued() == 0 =>
             {
                 *settling = Some(server.pending.addresses().collect());
             }
-            Some((revision, Some(settling))) => {
+            None | Some(Comparison { settling: None, .. }) => {}
+            Some(Comparison { settling: Some(settling), revision, unjudged, .. }) => {
                 settling.retain(|address| server.pending.is_pending(*address));
                 if settling.is_empty() {
                     server.pending.compared(*revision);
+                    server.suspects.extend(unjudged.drain(..));
                     server.comparison = None;
                 }
             }
-            // Kind: the library's begins at once and judges nothing that waits, so what was missed of that stays behind.
-            None if server.lacks_news && server.pending.len() + server.handover.queued() > 0 => {}
-            None if server.wants_comparison => {
-                (server.wants_comparison, server.lacks_news) = (false, false);
-                if server.watched_to == 0 {
-                    (server.watched_to, self.missed[n]) = (self.etcd.revision, self.now);
-                }
-                server.comparison = Some((self.etcd.revision, None));
-                addresses().for_each(|address| self.compare_address(n, address));
-            }
-            _ => {}
         }
     }
 
-    /// What a comparison does: index keys without a record are removed, and what may differ is suspected.
+    /// etcd is read at one revision, and index keys without a record are removed.
+    fn begin_comparison(&mut self, n: usize) {
+        for address in addresses() {
+            let extra = &self.index_keys_there(address) - &self.index_keys(address);
+            self.etcd.write(extra.into_iter().map(|key| (key, None)).collect());
+        }
+        let server_of = |address| Some((address, self.record(address)?.server));
+        let records = addresses().filter_map(server_of).collect();
+        let revision = self.etcd.revision;
+        let server = &mut self.servers[n];
+        if server.watched_to == 0 {
+            server.watched_to = revision;
+        }
+        server.take_over();
+        let unjudged: Vec<IpAddr> = server.pending.addresses().collect();
+        server.comparison = Some(Comparison {
+            revision,
+            records,
+            touched: unjudged.iter().copied().collect(),
+            unjudged,
+            to_read: addresses().collect(),
+            page: None,
+            settling: None,
+        });
+    }
+
+    /// A lease is read, or one that was read is held against its record.
+    fn compare_next(&mut self, n: usize) {
+        let Some(comparison) = &mut self.servers[n].comparison else { return };
+        let Some((address, lease)) = comparison.page.take() else {
+            let next = comparison.to_read.pop();
+            let page = next.map(|address| (address, self.database(n).get(&address).cloned()));
+            if let Some(comparison) = &mut self.servers[n].comparison {
+                comparison.page = page;
+            }
+            return;
+        };
+        if comparison.touched.contains(&address) {
+            return;
+        }
+        let (revision, record) = (comparison.revision, comparison.records.get(&address));
+        let is_ours = record.is_some_and(|server| server == SERVERS[n]);
+        let may_be_late = record.is_some() && self.servers[n].pending.has_ended(address);
+        let no_record = record.is_none();
+        let server = &mut self.servers[n];
+        match lease {
+            Some(lease) if no_record => {
+                // What the comparison would not write either, as it may have vanished by itself.
+                if !server.pending.writer().may_have_vanished(lease.expires_at(), self.now) {
+                    server.pending.found_missing(lease, revision);
+                }
+            }
+            None if !is_ours && !may_be_late => {}
+            _ => drop(server.suspects.insert(address)),
+        }
+    }
+
+    /// A comparison of one address that the library did not ask for.
     fn compare_address(&mut self, n: usize, address: IpAddr) {
         let extra = &self.index_keys_there(address) - &self.index_keys(address);
         self.etcd.write(extra.into_iter().map(|key| (key, None)).collect());
         let is_ours = self.record(address).is_some_and(|record| record.server == SERVERS[n]);
-        if (is_ours || self.database(n).contains_key(&address)) && !self.servers[n].pending.is_pending(address) {
+        if is_ours || self.database(n).contains_key(&address) {
             self.servers[n].suspects.insert(address);
         }
     }
@@ -549,7 +608,7 @@ impl World {
     /// A server is killed, or loads the library again, which keeps what is unwritten.
     fn restart(&mut self, n: usize) {
         let old = std::mem::replace(&mut self.servers[n], Server::new(SERVERS[n], self.index.clone()));
-        self.missed[n] = self.now;
+        self.restarted[n] = self.now;
         let mut batches = Vec::new();
         for flight in self.flights.iter_mut().filter(|flight| flight.server == n && !flight.given_up) {
             flight.given_up = true;
@@ -615,8 +674,7 @@ impl World {
 
     /// Whether only a comparison helps an address. Index keys are not watched. And the end of a lease of a shared database
     /// is told to one server alone, which takes the other one's record along, also a late one; but not when the address
-    /// changed hands more than once since that lease, or when the first one was restarted or missed something since; nor
-    /// when the other one found its own record spoilt as the lease had ended and was not reclaimed yet.
+    /// changed hands more than once since that lease, or when the first one was restarted since.
     fn is_excused(&self, address: IpAddr) -> bool {
         if self.has_right_record(address) {
             return self.is_touched && address == INDEX_TOUCHED;
@@ -624,7 +682,7 @@ impl World {
         let Some(record) = self.record(address).filter(|_| self.is_shared()) else { return false };
         let since: Vec<_> = self.hands.iter().filter(|(at, of, _)| *of == address && *at > record.cltt).collect();
         let Some((at, _, through)) = since.last().filter(|_| self.newest(address).is_none()) else { return false };
-        let is_behind = since.len() > 1 || self.missed[*through] >= *at || self.unread.contains(&address);
+        let is_behind = since.len() > 1 || self.restarted[*through] >= *at;
         record.server != SERVERS[*through] && is_behind
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::guard::FoundKey;
 use crate::lease::{Lease, Operation as By};
+use crate::lifetime::Lifetime;
 use crate::record::{Summary, v4};
 
 fn change(timestamp: i64) -> Box<Change> {
@@ -20,6 +21,12 @@ fn pending(addresses: u32) -> Pending {
         pending.put(v4(n), change(1));
     }
     pending
+}
+
+/// The key of the only address is asked for, and this is the answer.
+fn observe(pending: &mut Pending, found: Found) -> bool {
+    pending.ask(&[v4(0)]);
+    pending.observe(v4(0), found)
 }
 
 #[test]
@@ -106,7 +113,7 @@ fn a_finding_is_written_only_on_what_was_observed_before() {
     let mut pending = pending(0);
     pending.put(v4(0), sync(2));
     assert_eq!(pending.take_again(), [v4(0)], "nothing was observed");
-    assert!(pending.observe(v4(0), junk(7)));
+    assert!(observe(&mut pending, junk(7)));
     pending.put(v4(0), sync(2));
     let batch = pending.next_batch(0).unwrap();
     assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
@@ -118,7 +125,7 @@ fn a_finding_is_written_only_on_what_was_observed_before() {
 #[test]
 fn a_finding_does_not_hide_what_a_callout_told() {
     let mut pending = pending(1);
-    assert!(!pending.observe(v4(0), junk(7)));
+    assert!(!observe(&mut pending, junk(7)));
     assert_eq!(pending.take_again(), [v4(0)], "what waits may have been read before");
     pending.put(v4(0), sync(2));
     let batch = pending.next_batch(0).unwrap();
@@ -132,7 +139,7 @@ fn a_finding_does_not_hide_what_a_callout_told() {
 #[test]
 fn what_a_callout_tells_ends_a_finding() {
     let mut pending = pending(0);
-    assert!(pending.observe(v4(0), junk(7)));
+    assert!(observe(&mut pending, junk(7)));
     pending.put(v4(0), sync(2));
     pending.put(v4(0), change(3));
     let batch = pending.next_batch(0).unwrap();
@@ -146,7 +153,7 @@ fn a_record_that_only_loses_index_keys_keeps_its_revision() {
     let value = crate::record::to_json(&lease, By::Offer, None, 2, "a");
     let key = FoundKey { revision: 7, etcd_lease: 0, record: crate::record::Summary::parse(&value) };
     let mut pending = pending(0);
-    assert!(pending.observe(v4(0), Found { as_of: 8, key: Some(key) }));
+    assert!(observe(&mut pending, Found { as_of: 8, key: Some(key) }));
     let row = Row::Held { lease, relay: None };
     pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Sync, row }));
     let batch = pending.next_batch(0).unwrap();
@@ -160,7 +167,7 @@ fn a_record_that_only_loses_index_keys_keeps_its_revision() {
 #[test]
 fn an_address_whose_finding_was_dropped_is_in_one_transaction_at_a_time_too() {
     let mut pending = pending(0);
-    assert!(pending.observe(v4(0), junk(7)));
+    assert!(observe(&mut pending, junk(7)));
     pending.put(v4(0), sync(2));
     // Somebody writes the key before the finding is sent; then Kea tells of a change, and of another.
     assert!(!pending.noticed(v4(0), &junk(8), Before::Nothing));
@@ -177,7 +184,7 @@ fn an_address_whose_finding_was_dropped_is_in_one_transaction_at_a_time_too() {
 #[test]
 fn somebody_who_writes_after_a_finding_is_noticed_also_before_its_answer() {
     let mut pending = pending(0);
-    assert!(pending.observe(v4(0), junk(7)));
+    assert!(observe(&mut pending, junk(7)));
     pending.put(v4(0), sync(2));
     let batch = pending.next_batch(0).unwrap();
     assert!(pending.noticed(v4(0), &junk(9), Before::Nothing));
@@ -188,7 +195,7 @@ fn somebody_who_writes_after_a_finding_is_noticed_also_before_its_answer() {
 fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces_and_was_told() {
     for (older, learns) in [(change(1), true), (sync(1), false)] {
         let mut pending = pending(0);
-        assert!(pending.observe(v4(0), junk(7)));
+        assert!(observe(&mut pending, junk(7)));
         pending.put(v4(0), older);
         let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
         pending.put(v4(0), Box::new(gone));
@@ -271,18 +278,74 @@ fn what_is_refused_after_somebody_else_wrote_is_suspected() {
 #[test]
 fn an_observation_that_is_older_than_what_is_known_does_not_count() {
     let mut pending = indexed();
-    assert!(!pending.observe(v4(0), junk(4)), "we wrote at revision 5");
+    assert!(!observe(&mut pending, junk(4)), "we wrote at revision 5");
     assert!(!pending.noticed(v4(0), &junk(10), before()));
-    assert!(!pending.observe(v4(0), junk(8)));
+    assert!(!observe(&mut pending, junk(8)));
     assert_eq!(pending.take_again(), [v4(0), v4(0)]);
-    assert!(pending.observe(v4(0), junk(10)));
+    assert!(observe(&mut pending, junk(10)));
+}
+
+#[test]
+fn an_observation_does_not_count_when_something_was_sent_since_it_was_asked_for() {
+    let mut pending = pending(0);
+    pending.ask(&[v4(0)]);
+    pending.put(v4(0), change(2));
+    let write = pending.next_batch(0).unwrap();
+    pending.landed(write, 7);
+    let gone = Change { timestamp: 3, operation: By::Update, row: Row::Gone { owner: None } };
+    pending.put(v4(0), Box::new(gone));
+    let removal = pending.next_batch(0).unwrap();
+    pending.landed(removal, 8);
+    // The key was read before all that.
+    assert!(!pending.observe(v4(0), junk(5)));
+    assert_eq!(pending.take_again(), [v4(0)]);
+}
+
+#[test]
+fn a_lease_without_a_record_is_written_if_there_still_is_none() {
+    let mut pending = pending(0);
+    pending.found_missing(Lease::plain_v4(0), 7);
+    let batch = pending.next_batch(0).unwrap();
+    let write = batch.operations()[0].write.clone().unwrap();
+    assert_eq!((write.revision, batch.operations()[0].change.operation), (0, By::Sync));
+    // Somebody was faster: what it says is looked at, and the lease read again.
+    pending.seen(batch, vec![junk(8)]);
+    assert!(pending.next_batch(0).is_none());
+    assert_eq!(pending.take_again(), [v4(0)]);
+}
+
+#[test]
+fn a_lease_without_a_record_is_suspected_where_more_is_known() {
+    let mut pending = pending(1);
+    pending.found_missing(Lease::plain_v4(0), 7);
+    assert_eq!(pending.take_again(), [v4(0)], "a change waits");
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(batch.operations()[0].change.operation, By::Renew);
+    pending.landed(batch, 8);
+    pending.found_missing(Lease::plain_v4(0), 7);
+    assert_eq!(pending.take_again(), [v4(0)], "we wrote at revision 8");
+    assert!(pending.is_empty());
+}
+
+#[test]
+fn what_is_found_of_a_lease_that_ended_long_ago_is_written_only_over_something() {
+    // The lease is of 1970.
+    let now = 1_700_000_000;
+    let lifetime = Some(Lifetime::new("/p", "a", "dhcp4", 120));
+    for (found, is_written) in [(Found { as_of: 7, key: None }, false), (junk(7), true)] {
+        let mut pending = Pending::new(Writer { lifetime: lifetime.clone(), ..Writer::plain("a") });
+        assert!(observe(&mut pending, found));
+        pending.put(v4(0), sync(1));
+        assert_eq!(pending.next_batch(now).is_some(), is_written);
+        assert_eq!(pending.is_empty(), !is_written);
+    }
 }
 
 #[test]
 fn what_was_observed_and_is_not_told_is_forgotten() {
     let mut pending = pending(0);
     // The lease ended, and its record may be gone by itself: nothing is told of it.
-    assert!(pending.observe(v4(0), junk(7)));
+    assert!(observe(&mut pending, junk(7)));
     pending.all_read();
     assert!(pending.found.is_empty());
 }
@@ -378,7 +441,7 @@ fn look(pending: &mut Pending, found: Found) {
 
 /// What a suspect becomes: its key is observed, and then its lease read.
 fn find(pending: &mut Pending, found: Found, row: Row) {
-    assert!(pending.observe(v4(0), found));
+    assert!(observe(pending, found));
     pending.put(v4(0), Box::new(Change { timestamp: 1, operation: By::Sync, row }));
 }
 

@@ -19,6 +19,9 @@ use crate::suspects::Suspects;
 /// After a failed or finished comparison, the next one waits at least as long.
 pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
 
+/// A comparison reads on while no more addresses than this wait: enough for the transactions under way and the next ones.
+const BACKLOG: usize = 16 * MAX_OPERATIONS;
+
 impl Mirroring<'_> {
     /// Does what a comparison under way needs next, or begins one. Returns when it wants to go on.
     pub(super) fn compare(&mut self) -> Option<Instant> {
@@ -29,6 +32,8 @@ impl Mirroring<'_> {
         if self.resync.is_none() {
             let early = Instant::now() < self.resync_not_before;
             let Some(wanted) = self.shared.control.next(early) else { return early.then_some(self.resync_not_before) };
+            // What waits is not judged, so it must be known.
+            self.take_over();
             // The number of the next request was never given to a comparison before.
             let (number, limit, family) = (self.next_number, self.page_limit, self.shared.family);
             self.resync = Some(Resync::new(number, wanted, &self.pending, family, limit));
@@ -41,8 +46,8 @@ impl Mirroring<'_> {
         {
             self.page_read(page);
         }
-        // What was found is written before more is looked for, so that it never fills the queue.
-        let busy = self.waiting() > self.config().queue_size / 2;
+        // What was found is written before more is looked for, so that it fills neither the queue nor memory.
+        let busy = self.waiting() > BACKLOG.min(self.config().queue_size / 2);
         let resync = self.resync.as_mut()?;
         match resync.next(busy) {
             Need::Keys(request) => {
@@ -60,6 +65,9 @@ impl Mirroring<'_> {
                 let settled = self.settling.as_ref().is_some_and(|settling| is_empty || settling.is_empty());
                 if (settled && !is_tidying) || resync.purpose == Purpose::Verify {
                     self.compared();
+                } else if self.settling.is_none() && self.has_room() && !self.is_reading_suspects() {
+                    // The next turn of the loop takes what was read last, and then it is known what is to settle.
+                    return Some(Instant::now());
                 }
             }
         }
@@ -69,7 +77,17 @@ impl Mirroring<'_> {
     fn page_read(&mut self, page: Result<Vec<Lease>, String>) {
         let Some(resync) = &mut self.resync else { return };
         match page {
-            Ok(leases) => resync.leases(&leases),
+            Ok(leases) => {
+                let missing = resync.leases(leases, &self.pending);
+                if self.shared.handover.waiting() + missing.len() > self.shared.config.queue_size {
+                    resync.suspects.extend(missing.iter().map(|lease| lease.address));
+                    return;
+                }
+                for lease in missing {
+                    self.pending.found_missing(lease, resync.revision);
+                }
+                self.shared.handover.set_taken(self.pending.len());
+            }
             Err(reason) => {
                 error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
                 let purpose = resync.purpose;
@@ -119,6 +137,9 @@ impl Mirroring<'_> {
                 findings.extra.count, findings.foreign, took.as_millis()
             );
         }
+        if resync.purpose == Purpose::Resync {
+            self.suspect(resync.unjudged, "many changes that waited");
+        }
         self.present();
         // Before the command that waits for it is answered: whoever asks for the status then is to be told of this one.
         self.tell();
@@ -149,6 +170,7 @@ impl Mirroring<'_> {
         addresses.extend(self.suspects.take(room - addresses.len()));
         addresses.extend(compared.take(room - addresses.len()));
         if !addresses.is_empty() {
+            self.pending.ask(&addresses);
             let request = Request::look(addresses.iter().copied(), self.pending.writer(), &self.presence_key);
             self.fly(request, Flight::Observe(addresses));
         }

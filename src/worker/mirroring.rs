@@ -278,15 +278,7 @@ impl<'a> Mirroring<'a> {
         let read = !self.is_reading_suspects();
         let all_read = read && self.resync.as_ref().is_some_and(Resync::is_judged);
         if self.has_room() {
-            let mut taken = handover.take(std::mem::take(&mut self.spare));
-            if let Some(resync) = &mut self.resync {
-                for address in taken.keys() {
-                    resync.touch(*address);
-                }
-            }
-            let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
-            self.shared.counters.queue_overflows.add(dropped);
-            self.spare = taken;
+            self.take_over();
             if read {
                 self.pending.all_read();
             }
@@ -298,6 +290,19 @@ impl<'a> Mirroring<'a> {
         if self.waiting() == 0 {
             self.caught_up = Instant::now();
         }
+    }
+
+    /// Takes what the packet threads put in.
+    pub(super) fn take_over(&mut self) {
+        let mut taken = self.shared.handover.take(std::mem::take(&mut self.spare));
+        if let Some(resync) = &mut self.resync {
+            for address in taken.keys() {
+                resync.touch(*address);
+            }
+        }
+        let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
+        self.shared.counters.queue_overflows.add(dropped);
+        self.spare = taken;
     }
 
     fn send(&mut self) {
