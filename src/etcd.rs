@@ -124,7 +124,7 @@ pub enum Answer {
     },
     /// Nothing was applied: it was only asked, or a condition failed.
     Seen {
-        /// What each key holds, in the order of the batch.
+        /// What each key holds that was read, in the order of the batch.
         found: Vec<Found>,
         /// The etcd lease that the presence key hangs on; 0 for none.
         session: i64,
@@ -209,7 +209,7 @@ pub enum Request {
 
 impl Request {
     /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
-    /// reads every key. `granted` tells whether the etcd lease of a window is known to exist.
+    /// reads the keys of [`Batch::read`]. `granted` tells whether the etcd lease of a window is known to exist.
     #[must_use]
     pub fn write(
         batch: &Batch,
@@ -219,7 +219,7 @@ impl Request {
         granted: impl Fn(Window) -> bool,
         now: i64,
     ) -> Self {
-        let reads = Self::reads(batch.addresses(), writer, presence);
+        let reads = Self::reads(batch.read(), writer, presence);
         let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
         let (mut operations, mut windows) = (Vec::new(), Vec::new());
         for operation in batch.operations() {

@@ -45,6 +45,12 @@ pub struct Operation {
     pub write: Option<Write>,
 }
 
+impl Operation {
+    fn is_read(&self) -> bool {
+        self.write.is_none() || !self.change.is_finding()
+    }
+}
+
 /// What one request is about: between one and [`MAX_OPERATIONS`] addresses, each once, all to be written or all to be
 /// read.
 #[derive(Clone, Debug)]
@@ -62,6 +68,12 @@ impl Batch {
     /// Their addresses, in order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.operations.iter().map(|operation| operation.address)
+    }
+
+    /// The addresses whose keys are read, since that is all that is wanted or because some key has another revision than
+    /// expected. Not those of findings that were to be written: they are observed anew.
+    pub fn read(&self) -> impl Iterator<Item = IpAddr> {
+        self.operations.iter().filter(|operation| operation.is_read()).map(|operation| operation.address)
     }
 
     /// Whether the keys are only to be read.
@@ -334,20 +346,26 @@ impl Pending {
     }
 
     /// The keys were read, since that was asked or because some key had another revision, so that nothing was applied.
-    /// `found` is what each key of the batch holds, in order. Returns how many had been changed by somebody else.
+    /// `found` is what each key holds that is [`read`](Batch::read). Returns how many had been changed by somebody else.
     pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
-        let mut conflicts = 0;
-        for (Operation { address, change, write }, found) in batch.operations.into_iter().zip(found) {
-            if write.is_some_and(|write| write.revision != found.revision()) {
+        let (mut conflicts, mut found) = (0, found.into_iter());
+        for operation in batch.operations {
+            let found = if operation.is_read() { found.next() } else { None };
+            let Operation { address, change, write } = operation;
+            if let Some(found) =
+                found.as_ref().filter(|found| write.is_some_and(|write| write.revision != found.revision()))
+            {
                 let record = found.key.as_ref().and_then(|key| key.record.as_ref());
                 conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
             }
             if change.is_finding() {
                 self.suspect_again(address);
-            } else {
-                self.find(address, Seen { found, heard: false });
-                self.put_back(address, change);
+                continue;
             }
+            if let Some(found) = found {
+                self.find(address, Seen { found, heard: false });
+            }
+            self.put_back(address, change);
         }
         conflicts
     }

@@ -362,7 +362,7 @@ impl World {
                 self.etcd.apply(batch, &writer, self.now);
                 return Answer::Landed(self.etcd.revision);
             }
-            Ok(batch) => batch.addresses().collect(),
+            Ok(batch) => batch.read().collect(),
             Err(addresses) => addresses.clone(),
         };
         Answer::Seen(addresses.into_iter().map(|address| self.etcd.found(&writer.keys.of(address))).collect(), session)
