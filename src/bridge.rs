@@ -16,10 +16,12 @@ use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
 
 use once_cell::sync::OnceCell;
-use tracing::{Level, error, info};
+use tracing::{Level, error, info, warn};
+use zeroize::Zeroizing;
 
 use crate::commands;
 use crate::config::Config;
+use crate::credential_files;
 use crate::handover::Changes;
 use crate::lease::{self, Family, Lease, LeaseType, Operation, Protocol};
 use crate::log::{self, Log};
@@ -442,7 +444,11 @@ fn try_load(mut handle: Pin<&mut LibraryHandle>) -> bool {
             return false;
         }
     };
-    let config = match Config::parse(&parameters) {
+    // There may be a password in it.
+    let parameters = Zeroizing::new(parameters);
+    let checked =
+        Config::parse(&parameters).and_then(|config| credential_files::check(&config.credentials).map(|()| config));
+    let config = match checked {
         Ok(config) => config,
         Err(error) => {
             error!(target: messages::BAD_PARAMETER, "{error}");
@@ -454,6 +460,10 @@ fn try_load(mut handle: Pin<&mut LibraryHandle>) -> bool {
         "dhcp_etcd {} as server {}, prefix {}, endpoints {}",
         env!("CARGO_PKG_VERSION"), config.server_name, config.prefix, config.endpoints.join(" ")
     );
+    for (parameter, file) in credential_files::open_to_others(&config.credentials) {
+        let file = file.display();
+        warn!(target: messages::OPEN_SECRET, "parameter '{parameter}': others than owner and group may read {file}");
+    }
     {
         let mut loaded = loaded().write().unwrap_or_else(PoisonError::into_inner);
         let unwritten = std::mem::take(&mut loaded.unwritten);

@@ -95,6 +95,8 @@ fn status(control: &Control, counters: &Counters) -> Value {
     let mut answer = json!({
         "connection": status.connection,
         "endpoint": status.endpoint,
+        "tls": status.tls,
+        "user": status.user,
         "state": status.state,
         "leases": status.leases,
         "queue-depth": status.queued,

@@ -1,19 +1,26 @@
 //! The library's parameters: reading, defaults, ranges. No I/O but asking for the host's name.
 
+pub mod credentials;
+pub mod endpoints;
+
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 use crate::index::Kind;
+use credentials::Credentials;
 
 /// The parameters as they hold for one load of the library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// etcd members, `http://host:port` each; at least one.
+    /// etcd members, `http://host:port` each, or `https://host:port` each; at least one.
     pub endpoints: Vec<String>,
+    /// How etcd knows us, and we it.
+    pub credentials: Arc<Credentials>,
     /// Root of every key; begins with a slash, does not end with one.
     pub prefix: String,
     /// Who writes the records.
@@ -53,8 +60,15 @@ impl Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Every parameter's name.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 18] = [
     "endpoints",
+    "trust-anchor",
+    "cert-file",
+    "key-file",
+    "user",
+    "password",
+    "password-file",
+    "allow-plaintext-password",
     "prefix",
     "server-name",
     "connect-timeout",
@@ -79,32 +93,55 @@ impl Config {
         let accepted = "a map of parameters";
         let value: Value = serde_json::from_str(parameters)
             .map_err(|error| fault("parameters", format!("no JSON ({error})"), accepted))?;
-        let Value::Object(map) = value else { return Err(fault("parameters", value, accepted)) };
+        // Not the value itself: there may be a password in it.
+        let Value::Object(mut map) = value else { return Err(fault("parameters", kind(&value), accepted)) };
+        let config = Self::of(&map);
+        if let Some(Value::String(password)) = map.get_mut("password") {
+            password.zeroize();
+        }
+        config
+    }
+
+    fn of(map: &Map<String, Value>) -> Result<Self, ConfigError> {
         if let Some(unknown) = map.keys().find(|name| !NAMES.contains(&name.as_str())) {
             return Err(fault(unknown, "an unknown name", format!("one of {}", NAMES.join(", "))));
         }
+        let endpoints = endpoints::parse(map)?;
         Ok(Self {
-            endpoints: endpoints(&map)?,
-            prefix: prefix(&map)?,
-            server_name: server_name(&map)?,
-            connect_timeout: milliseconds(&map, "connect-timeout", 2000, TIMEOUT)?,
-            request_timeout: milliseconds(&map, "request-timeout", 5000, TIMEOUT)?,
-            queue_size: usize::try_from(number(&map, "queue-size", 65_536, 1..=16_777_216, "addresses")?)
+            credentials: Arc::new(Credentials::parse(map, &endpoints)?),
+            endpoints,
+            prefix: prefix(map)?,
+            server_name: server_name(map)?,
+            connect_timeout: milliseconds(map, "connect-timeout", 2000, TIMEOUT)?,
+            request_timeout: milliseconds(map, "request-timeout", 5000, TIMEOUT)?,
+            queue_size: usize::try_from(number(map, "queue-size", 65_536, 1..=16_777_216, "addresses")?)
                 .unwrap_or(usize::MAX),
-            expire_keys: boolean(&map, "expire-keys", true)?,
-            expire_grace: i64::try_from(number(&map, "expire-grace", 120, 0..=31_536_000, "seconds")?).unwrap_or(120),
-            resync_interval: match number(&map, "resync-interval", 3600, 0..=31_536_000, "seconds")? {
+            expire_keys: boolean(map, "expire-keys", true)?,
+            expire_grace: i64::try_from(number(map, "expire-grace", 120, 0..=31_536_000, "seconds")?).unwrap_or(120),
+            resync_interval: match number(map, "resync-interval", 3600, 0..=31_536_000, "seconds")? {
                 0 => None,
                 seconds => Some(Duration::from_secs(seconds)),
             },
-            index: index(&map)?,
-            flush_timeout: milliseconds(&map, "flush-timeout", 3000, 0..=600_000)?,
+            index: index(map)?,
+            flush_timeout: milliseconds(map, "flush-timeout", 3000, 0..=600_000)?,
         })
     }
 }
 
-fn fault(parameter: &str, found: impl Display, accepted: impl Display) -> ConfigError {
+pub(crate) fn fault(parameter: &str, found: impl Display, accepted: impl Display) -> ConfigError {
     ConfigError { parameter: parameter.into(), found: found.to_string(), accepted: accepted.to_string() }
+}
+
+/// What a value is, where it must not be shown itself.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
 }
 
 fn string<'a>(map: &'a Map<String, Value>, name: &str, accepted: &str) -> Result<Option<&'a str>, ConfigError> {
@@ -140,26 +177,6 @@ fn milliseconds(
     range: RangeInclusive<u64>,
 ) -> Result<Duration, ConfigError> {
     number(map, name, default, range, "milliseconds").map(Duration::from_millis)
-}
-
-fn endpoints(map: &Map<String, Value>) -> Result<Vec<String>, ConfigError> {
-    const NAME: &str = "endpoints";
-    const ACCEPTED: &str = "a list of at least one URL, each http://host:port";
-    let Some(value) = map.get(NAME) else { return Ok(vec!["http://127.0.0.1:2379".into()]) };
-    let list = value.as_array().filter(|list| !list.is_empty()).ok_or_else(|| fault(NAME, value, ACCEPTED))?;
-    list.iter()
-        .map(|value| {
-            let text = value.as_str().ok_or_else(|| fault(NAME, value, ACCEPTED))?;
-            let uri: Uri = text.parse().map_err(|error| fault(NAME, format!("{value} ({error})"), ACCEPTED))?;
-            let plain = uri.scheme_str() == Some("http")
-                && uri.port_u16().is_some_and(|port| port != 0)
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-                && uri.path() == "/"
-                && uri.query().is_none();
-            if plain { Ok(text.trim_end_matches('/').to_owned()) } else { Err(fault(NAME, value, ACCEPTED)) }
-        })
-        .collect()
 }
 
 fn index(map: &Map<String, Value>) -> Result<Vec<Kind>, ConfigError> {
@@ -237,6 +254,7 @@ mod tests {
             config,
             Config {
                 endpoints: vec!["http://10.0.0.1:2379".into(), "http://[::1]:2379".into()],
+                credentials: Arc::default(),
                 prefix: "/a/b".into(),
                 server_name: "s1".into(),
                 connect_timeout: Duration::from_millis(100),
@@ -265,10 +283,15 @@ mod tests {
             (r#"{"endpoints":[]}"#, "endpoints", "[]"),
             (r#"{"endpoints":"http://a:1"}"#, "endpoints", r#""http://a:1""#),
             (r#"{"endpoints":[7]}"#, "endpoints", "7"),
-            (r#"{"endpoints":["https://a:1"]}"#, "endpoints", r#""https://a:1""#),
+            (r#"{"endpoints":["ftp://a:1"]}"#, "endpoints", r#""ftp://a:1""#),
+            (
+                r#"{"endpoints":["http://a:1","https://b:1"]}"#,
+                "endpoints",
+                r#"["http://a:1","https://b:1"] (http and https mixed)"#,
+            ),
             (r#"{"endpoints":["http://a"]}"#, "endpoints", r#""http://a""#),
             (r#"{"endpoints":["http://a:0"]}"#, "endpoints", r#""http://a:0""#),
-            (r#"{"endpoints":["http://u:p@a:1"]}"#, "endpoints", r#""http://u:p@a:1""#),
+            (r#"{"endpoints":["http://u:p@a:1"]}"#, "endpoints", "a URL with '@'"),
             (r#"{"endpoints":["http://a:1/x"]}"#, "endpoints", r#""http://a:1/x""#),
             (r#"{"endpoints":["a b"]}"#, "endpoints", r#""a b""#),
             (r#"{"prefix":"nnoe"}"#, "prefix", r#""nnoe""#),
@@ -282,7 +305,7 @@ mod tests {
             (r#"{"queue-size":0}"#, "queue-size", "0"),
             (r#"{"queue-size":1.5}"#, "queue-size", "1.5"),
             (r#"{"flush-timeout":-1}"#, "flush-timeout", "-1"),
-            ("[]", "parameters", "[]"),
+            ("[]", "parameters", "a list"),
         ] {
             let message = Config::parse(parameters).expect_err(parameters).to_string();
             assert!(message.starts_with(&format!("parameter '{name}': found {found}")), "{parameters}: {message}");

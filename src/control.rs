@@ -41,6 +41,10 @@ pub struct Status {
     pub connection: &'static str,
     /// The member in use, or tried.
     pub endpoint: String,
+    /// Whether the endpoints are spoken to over TLS.
+    pub tls: bool,
+    /// The parameter `user`.
+    pub user: Option<String>,
     /// The last failure's text and when it was, seconds since the epoch.
     pub last_error: Option<(String, i64)>,
     /// Addresses that wait for the worker to take them.

@@ -7,12 +7,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse, KeyValue, KvClient,
-    LeaseClient, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
+    Compare, CompareOp, Error, Event, EventType, GetOptions, GetResponse, KeyValue, LeaseGrantOptions, PutOptions, Txn,
+    TxnOp, TxnOpResponse, WatchOptions, WatchResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::config::credentials::Credentials;
+use crate::connection::Member;
+use crate::failure::{FAILED_PRECONDITION, Failure, OUT_OF_RANGE};
 use crate::guard::{Found, FoundKey};
 use crate::lease::Row;
 use crate::leftovers::Before;
@@ -21,94 +24,8 @@ use crate::pending::Batch;
 use crate::record::{self, Summary};
 use crate::writer::{Action, Writer};
 
-/// Why a request failed, by what to do about it. The text is etcd's.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No answer, or one that another attempt or member may better. Whether it was applied is unknown.
-    NoAnswer(String),
-    /// The database is full (alarm NOSPACE). Writes are refused until an operator makes room.
-    NoSpace(String),
-    /// The user may not write or read the keys.
-    Denied(String),
-    /// This very request will never be taken.
-    Refused(String),
-    /// An etcd lease that records were to hang on does not exist any more.
-    LeaseGone(String),
-    /// The revision asked for cannot be read any more.
-    Compacted(String),
-}
-
-/// gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>) that etcd uses for more than one thing.
-const INVALID_ARGUMENT: i32 = 3;
-const NOT_FOUND: i32 = 5;
-const PERMISSION_DENIED: i32 = 7;
-const RESOURCE_EXHAUSTED: i32 = 8;
-const FAILED_PRECONDITION: i32 = 9;
-const OUT_OF_RANGE: i32 = 11;
-
-/// Bytes that an answer may have: many times a page of records, and more than any value that etcd takes by default.
-const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
-
 /// Seconds that a session outlives its server: the presence key's etcd lease.
 pub const SESSION_TTL: i64 = 15;
-
-impl Failure {
-    fn of(error: &Error) -> Self {
-        let Error::GRpcStatus(status) = error else { return Self::NoAnswer(error.to_string()) };
-        Self::of_status(status.code() as i32, status.message())
-    }
-
-    /// The texts are those of etcd's `api/v3rpc/rpctypes/error.go` and of grpc-go.
-    fn of_status(code: i32, message: &str) -> Self {
-        let says = |part: &str| message.contains(part);
-        let text = message.to_owned();
-        match code {
-            PERMISSION_DENIED => Self::Denied(text),
-            RESOURCE_EXHAUSTED if says("database space exceeded") => Self::NoSpace(text),
-            RESOURCE_EXHAUSTED if says("larger than max") => Self::Refused(text),
-            INVALID_ARGUMENT
-                if says("request is too large")
-                    || says("too many operations")
-                    || says("duplicate key")
-                    || says("key is not provided") =>
-            {
-                Self::Refused(text)
-            }
-            OUT_OF_RANGE if says("has been compacted") || says("future revision") => Self::Compacted(text),
-            // Ours, not etcd's: what the keys hold is more than the client takes at once, so fewer are to be asked for.
-            OUT_OF_RANGE if says("length too large") => Self::Refused(text),
-            OUT_OF_RANGE if says("too large lease TTL") => Self::Refused(text),
-            NOT_FOUND if says("lease not found") => Self::LeaseGone(text),
-            NOT_FOUND => Self::Refused(text),
-            _ => Self::NoAnswer(text),
-        }
-    }
-}
-
-/// The connection to one member.
-#[derive(Clone)]
-pub struct Member {
-    kv: KvClient,
-    lease: LeaseClient,
-    watch: WatchClient,
-}
-
-impl Member {
-    async fn connect(endpoint: &str, connect_timeout: Duration) -> Result<Self, Error> {
-        // etcd closes connections that ping more often than every 5 s, or while idle (embed.DefaultGRPCKeepAliveMinTime).
-        let options = ConnectOptions::new()
-            .with_connect_timeout(connect_timeout)
-            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true);
-        let client = Client::connect([endpoint], Some(options)).await?;
-        Ok(Self {
-            kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
-            lease: client.lease_client(),
-            watch: client.watch_client().max_decoding_message_size(LARGEST_ANSWER),
-        })
-    }
-}
 
 /// What an answered request did.
 #[derive(Debug)]
@@ -284,22 +201,23 @@ impl Request {
         self,
         member: Option<Member>,
         endpoint: &str,
+        credentials: &Credentials,
         connect_timeout: Duration,
         request_timeout: Duration,
     ) -> Result<(Member, Answer), Failure> {
-        let whole = if member.is_some() { request_timeout } else { connect_timeout + request_timeout };
+        let fresh = member.is_none();
+        let whole = if fresh { connect_timeout + request_timeout } else { request_timeout };
         let exchange = async {
             let mut member = match member {
                 Some(member) => member,
-                None => Member::connect(endpoint, connect_timeout).await?,
+                None => Member::connect(endpoint, credentials, connect_timeout).await?,
             };
-            let answer = self.ask(&mut member).await?;
+            let answer = self.ask(&mut member).await.map_err(|error| Failure::of(&error))?;
             Ok((member, answer))
         };
-        match timeout(whole, exchange).await {
-            Ok(result) => result.map_err(|error| Failure::of(&error)),
-            Err(_) => Err(Failure::NoAnswer(format!("no answer within {} ms", whole.as_millis()))),
-        }
+        let late = |_| Err(Failure::NoAnswer(format!("no answer within {} ms", whole.as_millis())));
+        let result = timeout(whole, exchange).await.unwrap_or_else(late);
+        result.map_err(|failure: Failure| failure.with(credentials, endpoint, fresh))
     }
 
     async fn ask(self, member: &mut Member) -> Result<Answer, Error> {
@@ -478,31 +396,4 @@ async fn watch_until_error(
         }
     }
     Ok(Watched::Disconnected("the watch ended".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_told_apart_by_what_helps() {
-        let text = |message: &str| message.to_owned();
-        for (code, message, expected) in [
-            (7, "etcdserver: permission denied", Failure::Denied as fn(String) -> Failure),
-            (8, "etcdserver: mvcc: database space exceeded", Failure::NoSpace),
-            (8, "etcdserver: too many requests", Failure::NoAnswer),
-            (8, "grpc: received message larger than max (2 vs. 1)", Failure::Refused),
-            (3, "etcdserver: request is too large", Failure::Refused),
-            (3, "etcdserver: duplicate key given in txn request", Failure::Refused),
-            (3, "etcdserver: authentication failed, invalid user ID or password", Failure::NoAnswer),
-            (5, "etcdserver: requested lease not found", Failure::LeaseGone),
-            (11, "etcdserver: mvcc: required revision has been compacted", Failure::Compacted),
-            (11, "etcdserver: mvcc: required revision is a future revision", Failure::Compacted),
-            (11, "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", Failure::Refused),
-            (14, "etcdserver: no leader", Failure::NoAnswer),
-            (1, "Timeout expired", Failure::NoAnswer),
-        ] {
-            assert_eq!(Failure::of_status(code, message), expected(text(message)));
-        }
-    }
 }

@@ -10,7 +10,7 @@
 //!    [`ended`], and which index keys are [`leftovers`]; makes the batches.
 //! 6. [`writer`]: what a change becomes: the record, its [`index`] keys, and its [`lifetime`] in etcd.
 //! 7. [`guard`]: who wins when a key holds something else than expected.
-//! 8. [`etcd`]: a batch as a guarded transaction; what a failure means.
+//! 8. [`etcd`]: a batch as a guarded transaction over a [`connection`]; what a [`failure`] means.
 //!
 //! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
 //! etcd's keys, [`comparison`] judges. Its [`suspects`], and those of the watch, are read again; [`readings`] is where the
@@ -18,7 +18,7 @@
 //! comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
-//! parameters), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
+//! parameters), [`credential_files`] (what those of TLS and authentication name), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
 //! [`counters`] (Kea's statistics). Only the bridge needs Kea; without the feature `kea` the rest is built and tested
 //! alone.
 
@@ -27,10 +27,13 @@ mod bridge;
 pub mod commands;
 pub mod comparison;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod counters;
+pub mod credential_files;
 pub mod ended;
 pub mod etcd;
+pub mod failure;
 pub mod guard;
 pub mod handover;
 pub mod hints;

@@ -7,11 +7,14 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::etcd::Member;
+use crate::connection::Member;
 use crate::messages;
 
 /// The shortest and the longest pause between attempts when no member answers.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How many times longer they are when etcd does not take user and password.
+const AUTHENTICATION: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -61,6 +64,9 @@ impl<'a> Link<'a> {
             State::Up => "up",
             State::Down(messages::NO_SPACE) => "no space",
             State::Down(messages::DENIED) => "denied",
+            State::Down(messages::NOT_AUTHENTICATED) => "not authenticated",
+            State::Down(messages::BAD_FILE) => "bad file",
+            State::Down(messages::TLS_FAILED) => "no TLS",
             State::Down(_) => "down",
         }
     }
@@ -105,8 +111,19 @@ impl<'a> Link<'a> {
         self.state = State::Trying;
     }
 
-    /// The member did not answer: another one is next, after a pause when every one failed.
-    pub fn leave(&mut self, reason: &str) {
+    /// The connection is not used any more; the next one is to the same member.
+    pub fn renew(&mut self) {
+        // Another choice, so that what is under way does not bring the old one back.
+        self.choice += u64::try_from(self.endpoints.len()).unwrap_or(1);
+        self.member = None;
+        if self.state == State::Up {
+            self.state = State::Trying;
+        }
+    }
+
+    /// The member did not answer, or (`message` says so) TLS failed: another one is next, after a pause when every one
+    /// failed.
+    pub fn leave(&mut self, message: &'static str, reason: &str) {
         let endpoint = self.endpoint();
         self.choice += 1;
         self.member = None;
@@ -119,11 +136,33 @@ impl<'a> Link<'a> {
             return;
         }
         self.failed_members = 0;
-        if self.state != State::Down(messages::UNREACHABLE) {
-            warn!(target: messages::UNREACHABLE, "no etcd member answers (last was {endpoint}: {reason}); changes are kept and tried again");
+        if self.state != State::Down(message) {
+            if message == messages::TLS_FAILED {
+                error!(target: messages::TLS_FAILED, "no TLS connection to any etcd member, the last was {reason}");
+            } else {
+                warn!(target: messages::UNREACHABLE, "no etcd member answers (last was {endpoint}: {reason}); changes are kept and tried again");
+            }
         }
-        self.state = State::Down(messages::UNREACHABLE);
+        self.state = State::Down(message);
         self.pause();
+    }
+
+    /// No connection can be made, or none that etcd takes requests over, until an operator mends something.
+    pub fn refuse(&mut self, message: &'static str, reason: &str) {
+        let endpoint = self.endpoint();
+        if self.state != State::Down(message) {
+            if message == messages::BAD_FILE {
+                error!(target: messages::BAD_FILE, "{reason}");
+            } else {
+                error!(target: messages::NOT_AUTHENTICATED, "{endpoint}: {reason}");
+            }
+        }
+        self.renew();
+        self.state = State::Down(message);
+        // Every attempt to authenticate costs etcd as much as it costs to guess a password.
+        let longer = if message == messages::NOT_AUTHENTICATED { AUTHENTICATION } else { 1 };
+        let pause = self.pauses.next().unwrap_or(PAUSE.1);
+        self.pause_for(longer * pause);
     }
 
     /// etcd answers but takes no writes below `prefix`: everything waits for an operator.

@@ -25,6 +25,16 @@ messages! {
     UNREACHABLE = "ETCD_UNREACHABLE";
     /// A request failed on a member that answered until now; the next member is tried.
     MEMBER_FAILED = "ETCD_MEMBER_FAILED";
+    /// No etcd member can be used, because one side does not take the other's certificate or there is no TLS at the other end; the line has the reason and the files. Mend those, or what etcd shows (`openssl s_client -connect` prints it); changes are kept meanwhile.
+    TLS_FAILED = "ETCD_TLS_FAILED";
+    /// A file that a parameter names cannot be used any more: it cannot be read, is malformed, a certificate is out of its time, or key and certificate do not belong together. Mend the file; it is read again with every attempt. A connection that stands goes on, without one changes are kept.
+    BAD_FILE = "ETCD_BAD_FILE";
+    /// Files of `trust-anchor`, `cert-file` or `key-file` changed; a new connection is made with them.
+    FILES_CHANGED = "ETCD_FILES_CHANGED";
+    /// Users other than its owner and group may read a file with a key or a password. `chmod o-r` it.
+    OPEN_SECRET = "ETCD_OPEN_SECRET";
+    /// etcd does not take user and password, or wants some. Correct `user`, `password` or the file of `password-file`, or the user in etcd; tried again with pauses up to 16 seconds, and at once when a file changes. Changes are kept meanwhile.
+    NOT_AUTHENTICATED = "ETCD_NOT_AUTHENTICATED";
     /// etcd is out of space (alarm NOSPACE) and takes no writes. Compact, defragment and `etcdctl alarm disarm`; changes are kept meanwhile.
     NO_SPACE = "ETCD_NO_SPACE";
     /// etcd denies access to the prefix. Give the role `readwrite` on it; changes are kept meanwhile.

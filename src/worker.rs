@@ -10,6 +10,7 @@
 //! thread as addresses to be read again, and comes from there like any other change.
 
 mod comparing;
+mod files;
 mod gathering;
 mod mirroring;
 mod session;

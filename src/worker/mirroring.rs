@@ -3,19 +3,23 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error};
 
+use super::files::Files;
 use super::gathering::Gathering;
 use super::session::{KEEP_ALIVE, SESSION_MASK};
 use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
 use crate::config::Config;
+use crate::connection::Member;
 use crate::control::Purpose;
-use crate::etcd::{Answer, Failure, Member, Request};
+use crate::etcd::{Answer, Request};
+use crate::failure::Failure;
 use crate::handover::{Changes, Handover};
 use crate::history::History;
 use crate::index::Index;
@@ -131,6 +135,8 @@ pub(super) struct Mirroring<'a> {
     /// When the next comparison is due without a cause.
     pub(super) resync_at: Option<Instant>,
 
+    pub(super) files: Files,
+
     pub(super) last_error: Option<(String, i64)>,
     /// When nothing waited last.
     pub(super) caught_up: Instant,
@@ -185,6 +191,7 @@ impl<'a> Mirroring<'a> {
             settling: None,
             resync_not_before: Instant::now(),
             resync_at: config.resync_interval.map(|interval| Instant::now() + interval),
+            files: Files::new(&config.credentials),
             last_error: None,
             caught_up: Instant::now(),
             overflows_told: shared.counters.queue_overflows.get(),
@@ -352,10 +359,11 @@ impl<'a> Mirroring<'a> {
         let (number, choice, member) = (self.next_number, self.link.choice(), self.link.member());
         let (endpoint, session) = (self.link.endpoint().to_owned(), self.session);
         let (connect_timeout, request_timeout) = (self.config().connect_timeout, self.config().request_timeout);
+        let credentials = Arc::clone(&self.config().credentials);
         self.next_number += 1;
         self.flights.insert(number, flight);
         self.requests.spawn(async move {
-            let result = request.send(member, &endpoint, connect_timeout, request_timeout).await;
+            let result = request.send(member, &endpoint, &credentials, connect_timeout, request_timeout).await;
             Finished { number, session, choice, result }
         });
     }
@@ -484,6 +492,10 @@ impl<'a> Mirroring<'a> {
 
     fn failed(&mut self, flight: Flight, failure: Failure, choice: u64) {
         let (Failure::NoAnswer(reason)
+        | Failure::Tls(reason)
+        | Failure::File(reason)
+        | Failure::TokenEnded(reason)
+        | Failure::NotAuthenticated(reason)
         | Failure::NoSpace(reason)
         | Failure::Denied(reason)
         | Failure::Refused(reason)
@@ -525,6 +537,18 @@ impl<'a> Mirroring<'a> {
             (Failure::LeaseGone(_), Flight::Close) | (Failure::Refused(_), Flight::Tidy) => {}
             (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
             (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
+            (Failure::File(_), flight) => self.refused(flight, choice, messages::BAD_FILE, &reason),
+            (Failure::NotAuthenticated(_), flight) => {
+                self.refused(flight, choice, messages::NOT_AUTHENTICATED, &reason);
+            }
+            (Failure::TokenEnded(_), flight) => {
+                self.give_back(flight);
+                if choice == self.link.choice() {
+                    self.link.renew();
+                    self.link.pause();
+                    self.disconnected();
+                }
+            }
             (failure, flight) => {
                 if matches!((&failure, &flight), (Failure::NoAnswer(_), Flight::Keys(_))) {
                     // Perhaps it was more than could be sent in time.
@@ -533,10 +557,20 @@ impl<'a> Mirroring<'a> {
                 self.give_back(flight);
                 // Others of the same choice fail with it; the first one moved on already.
                 if choice == self.link.choice() {
-                    self.link.leave(&reason);
+                    let is_tls = matches!(failure, Failure::Tls(_));
+                    self.link.leave(if is_tls { messages::TLS_FAILED } else { messages::UNREACHABLE }, &reason);
                     self.disconnected();
                 }
             }
+        }
+    }
+
+    /// No connection as we are, or with the files as they are.
+    fn refused(&mut self, flight: Flight, choice: u64, message: &'static str, reason: &str) {
+        self.give_back(flight);
+        if choice == self.link.choice() {
+            self.link.refuse(message, reason);
+            self.disconnected();
         }
     }
 
@@ -559,6 +593,7 @@ impl<'a> Mirroring<'a> {
 
     fn tick(&mut self) {
         self.tell_overflows();
+        self.look_at_files();
         self.noticed.extend(self.pending.take_again());
         let noticed = self.noticed.drain().collect();
         self.suspect(noticed, "many changes by others");

@@ -20,9 +20,12 @@ impl Mirroring<'_> {
 
     /// Tells those who ask how things are.
     pub(super) fn tell(&self) {
+        let credentials = &self.config().credentials;
         self.shared.control.tell(Status {
             connection: self.link.describe(),
             endpoint: self.link.endpoint().to_owned(),
+            tls: credentials.tls.is_some(),
+            user: credentials.user.as_ref().map(|user| user.name.clone()),
             last_error: self.last_error.clone(),
             queued: self.shared.handover.queued(),
             unwritten: self.waiting(),

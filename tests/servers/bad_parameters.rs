@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
 
-fn refused(family: Family, parameters: Value, line: &str) {
+pub fn refused(family: Family, parameters: Value, line: &str) {
     let mut wanted = Wanted::new(family, "");
     wanted.parameters = parameters;
     let mut kea = Kea::spawn(&wanted);
@@ -24,7 +24,10 @@ fn kea_does_not_start_and_says_why() {
         ),
         (json!({ "endpoints": [] }), "parameter 'endpoints': found [], accepted is a list of at least one URL"),
         (json!({ "endpoints": ["127.0.0.1:2379"] }), "parameter 'endpoints': found \"127.0.0.1:2379\""),
-        (json!({ "endpoints": ["https://127.0.0.1:1"] }), "parameter 'endpoints': found \"https://127.0.0.1:1\""),
+        (
+            json!({ "endpoints": ["https://127.0.0.1:1"] }),
+            "parameter 'trust-anchor': found nothing, and https endpoints",
+        ),
         (json!({ "prefix": "nnoe" }), "parameter 'prefix': found \"nnoe\", accepted is"),
         (json!({ "server-name": "" }), "parameter 'server-name': found \"\", accepted is"),
         (
