@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::etcd::{Etcd, LEASES};
+use crate::etcd::{Etcd, Flags, LEASES};
 use crate::hosts::{Hosts, run};
 use crate::kea::{Family, Kea, Wanted};
 
@@ -57,7 +57,7 @@ impl Bed {
         for relay in RELAYS {
             run(&format!("ip -n {} addr add {relay}/24 dev cli", hosts.client));
         }
-        let etcd = Etcd::start_with(&hosts.server, QUOTA);
+        let etcd = Etcd::start_with(&hosts.server, Flags { quota: QUOTA, ..Flags::default() });
         match family {
             Family::V4 => {
                 more["interfaces-config"] = json!({ "interfaces": ["srv"], "dhcp-socket-type": "udp" });

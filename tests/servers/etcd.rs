@@ -29,7 +29,25 @@ pub struct Etcd {
     name: String,
     /// `--initial-cluster`.
     cluster: String,
-    quota: usize,
+    flags: Flags,
+}
+
+/// What sets one etcd apart from another.
+#[derive(Clone)]
+pub struct Flags {
+    pub quota: usize,
+    /// Whether clients speak TLS to it. Its own client does not look at its certificate.
+    pub tls: bool,
+    /// More flags of the server.
+    pub server: Vec<String>,
+    /// More flags of its own client.
+    pub client: Vec<String>,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self { quota: QUOTA, tls: false, server: Vec::new(), client: Vec::new() }
+    }
 }
 
 impl Etcd {
@@ -39,16 +57,16 @@ impl Etcd {
 
     /// Starts in a network namespace.
     pub fn start_in(host: &str) -> Self {
-        Self::start_with(host, QUOTA)
+        Self::start_with(host, Flags::default())
     }
 
-    /// The same with room for `quota` bytes.
-    pub fn start_with(host: &str, quota: usize) -> Self {
+    /// The same with flags of the test's own.
+    pub fn start_with(host: &str, flags: Flags) -> Self {
         let dir = TempDir::new().unwrap();
         let (port, peer_port) = (ports::free(), ports::free());
         let cluster = format!("default=http://127.0.0.1:{peer_port}");
-        let child = Self::spawn(host, &dir, port, peer_port, "default", &cluster, quota);
-        let etcd = Self { host: host.into(), child, dir, port, peer_port, name: "default".into(), cluster, quota };
+        let child = Self::spawn(host, &dir, port, peer_port, "default", &cluster, &flags);
+        let etcd = Self { host: host.into(), child, dir, port, peer_port, name: "default".into(), cluster, flags };
         etcd.wait_healthy();
         etcd
     }
@@ -63,23 +81,29 @@ impl Etcd {
             .enumerate()
             .map(|(n, peer_port)| {
                 let (dir, port, name) = (TempDir::new().unwrap(), ports::free(), format!("m{n}"));
-                let (cluster, quota) = (cluster.clone(), QUOTA);
-                let child = Self::spawn("", &dir, port, peer_port, &name, &cluster, quota);
-                Self { host: String::new(), child, dir, port, peer_port, name, cluster, quota }
+                let (cluster, flags) = (cluster.clone(), Flags::default());
+                let child = Self::spawn("", &dir, port, peer_port, &name, &cluster, &flags);
+                Self { host: String::new(), child, dir, port, peer_port, name, cluster, flags }
             })
             .collect();
         members.iter().for_each(Self::wait_healthy);
         members
     }
 
-    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16, name: &str, cluster: &str, quota: usize) -> Child {
-        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    fn spawn(host: &str, dir: &TempDir, port: u16, peer_port: u16, name: &str, cluster: &str, flags: &Flags) -> Child {
+        let peer = format!("http://127.0.0.1:{peer_port}");
+        let client = if flags.tls {
+            format!("https://127.0.0.1:{port},https://[::1]:{port}")
+        } else {
+            format!("http://127.0.0.1:{port}")
+        };
         let mut etcd = command("etcd", host);
         etcd.args(["--name", name, "--data-dir", dir.path().join("data").to_str().unwrap()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", cluster])
-            .args(["--quota-backend-bytes", &quota.to_string()]);
+            .args(["--quota-backend-bytes", &flags.quota.to_string()])
+            .args(&flags.server);
         program::start(&mut etcd, &dir.path().join("log"))
     }
 
@@ -88,12 +112,26 @@ impl Etcd {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.url_of("127.0.0.1")
+    }
+
+    /// The same by another name of this host.
+    pub fn url_of(&self, host: &str) -> String {
+        format!("{}://{host}:{}", if self.flags.tls { "https" } else { "http" }, self.port)
+    }
+
+    /// From now on its own client is this user.
+    pub fn log_in(&mut self, user: &str, password: &str) {
+        self.flags.client.push(format!("--user={user}:{password}"));
     }
 
     fn etcdctl(&self, seconds: u32) -> Command {
         let mut etcdctl = command("etcdctl", &self.host);
         etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), &format!("--command-timeout={seconds}s")]);
+        if self.flags.tls {
+            etcdctl.args(["--insecure-transport=false", "--insecure-skip-tls-verify"]);
+        }
+        etcdctl.args(&self.flags.client);
         etcdctl
     }
 
@@ -215,15 +253,15 @@ impl Etcd {
 
     /// Puts a value that is too large for a command line.
     pub fn put_from_stdin(&self, key: &str, value: &str) -> bool {
+        self.ctl_from_stdin(&["put", key], value)
+    }
+
+    /// Whether `etcdctl` succeeds that reads from its standard input.
+    pub fn ctl_from_stdin(&self, arguments: &[&str], text: &str) -> bool {
         let mut etcdctl = self.etcdctl(10);
-        let mut child = etcdctl
-            .args(["put", key])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
+        let mut child =
+            etcdctl.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         child.wait().unwrap().success()
     }
 
@@ -292,7 +330,7 @@ impl Etcd {
     /// Starts again what was killed, with its data.
     pub fn restart(&mut self) {
         self.child =
-            Self::spawn(&self.host, &self.dir, self.port, self.peer_port, &self.name, &self.cluster, self.quota);
+            Self::spawn(&self.host, &self.dir, self.port, self.peer_port, &self.name, &self.cluster, &self.flags);
         self.wait_healthy();
     }
 }

@@ -363,6 +363,19 @@ impl Kea {
         answer[name][0][0].as_i64().unwrap_or(0)
     }
 
+    /// Waits until `etcd-status`, which is brought up to date once a second, tells this of the connection; the answer.
+    pub fn wait_status(&self, connection: &str) -> Value {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.ask("etcd-status", &Value::Null);
+            if status["connection"] == connection {
+                return status;
+            }
+            assert!(Instant::now() < until, "{status}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until a statistic, which is brought up to date once a second, has the value.
     pub fn wait_statistic(&self, name: &str, wanted: i64) {
         let until = Instant::now() + Duration::from_secs(60);

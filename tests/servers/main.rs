@@ -3,6 +3,7 @@
 //! Every test starts servers of its own on free ports, so they run side by side. After each, the records in etcd are
 //! compared field by field with what Kea's own `lease4-get-all` and `lease6-get-all` tell.
 
+mod certificates;
 mod client4;
 mod client6;
 mod etcd;
@@ -16,6 +17,7 @@ mod records;
 mod sql;
 mod tcp_link;
 
+mod authentication;
 mod bad_parameters;
 mod chaos;
 mod comparison;
@@ -35,4 +37,5 @@ mod reload;
 mod sample_configs;
 mod sql_leases;
 mod strange_leases;
+mod tls;
 mod two_servers;
