@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let config = Config::parse(
-            r#"{"endpoints":["http://10.0.0.1:2379","http://[::1]:2379/"],"prefix":"/a/b","server-name":"s1",
+            r#"{"endpoints":["HTTP://10.0.0.1:2379","http://[::1]:2379/"],"prefix":"/a/b","server-name":"s1",
                "connect-timeout":100,"request-timeout":200,"queue-size":3,"flush-timeout":0,"expire-keys":false,
                "expire-grace":0,"resync-interval":0,"index":["duid","hostname"]}"#,
         )
@@ -293,6 +293,7 @@ mod tests {
             (r#"{"endpoints":["http://a:0"]}"#, "endpoints", r#""http://a:0""#),
             (r#"{"endpoints":["http://u:p@a:1"]}"#, "endpoints", "a URL with '@'"),
             (r#"{"endpoints":["http://a:1/x"]}"#, "endpoints", r#""http://a:1/x""#),
+            (r#"{"endpoints":["http://a:1#x"]}"#, "endpoints", r#""http://a:1#x""#),
             (r#"{"endpoints":["a b"]}"#, "endpoints", r#""a b""#),
             (r#"{"prefix":"nnoe"}"#, "prefix", r#""nnoe""#),
             (r#"{"prefix":"/nnoe/"}"#, "prefix", r#""/nnoe/""#),

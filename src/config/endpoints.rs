@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::Uri;
+use http::uri::{Authority, Uri};
 use serde_json::{Map, Value};
 
 use super::{ConfigError, fault};
@@ -22,12 +22,14 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<Vec<String>, ConfigError
                 return Err(fault(NAME, "a URL with '@' (a user has a parameter of its own)", ACCEPTED));
             }
             let uri: Uri = text.parse().map_err(|error| fault(NAME, format!("{value} ({error})"), ACCEPTED))?;
-            let plain = matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.port_u16().is_some_and(|port| port != 0)
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && uri.path() == "/"
-                && uri.query().is_none();
-            if plain { Ok(text.trim_end_matches('/').to_owned()) } else { Err(fault(NAME, value, ACCEPTED)) }
+            // The parser leaves out what follows a '#', and the client knows the scheme in small letters only.
+            let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme));
+            let plain = uri.path_and_query().is_none_or(|rest| rest.as_str() == "/") && !text.contains('#');
+            let whole = |of: &&Authority| plain && !of.host().is_empty() && of.port_u16().is_some_and(|port| port != 0);
+            match (scheme, uri.authority().filter(whole)) {
+                (Some(scheme), Some(authority)) => Ok(format!("{scheme}://{authority}")),
+                _ => Err(fault(NAME, value, ACCEPTED)),
+            }
         })
         .collect::<Result<_, _>>()?;
     let encrypted = endpoints.iter().filter(|endpoint| is_encrypted(endpoint)).count();
@@ -40,7 +42,7 @@ pub(super) fn parse(map: &Map<String, Value>) -> Result<Vec<String>, ConfigError
 
 /// Whether an endpoint is spoken to over TLS.
 pub(super) fn is_encrypted(endpoint: &str) -> bool {
-    endpoint.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
+    endpoint.starts_with("https:")
 }
 
 /// The host of an endpoint, without the brackets of an IPv6 address.
