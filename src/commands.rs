@@ -22,14 +22,21 @@ const ERROR: u8 = 1;
 
 /// Carries out a command, given with its arguments as JSON text. `meanwhile` is called while a comparison is waited for.
 pub fn answer(command: &str, now: i64, control: &Control, counters: &Counters, meanwhile: impl FnMut()) -> Value {
-    let command: Value = serde_json::from_str(command).unwrap_or_default();
+    let command: Value = match serde_json::from_str(command) {
+        Ok(command) => command,
+        // Kea's own reader takes more than ours: numbers without bounds, any depth.
+        Err(error) => return bad(&format!("'command': found what cannot be read ({error}), accepted is JSON")),
+    };
+    let Some(name) = NAMES.into_iter().find(|name| command["command"] == *name) else {
+        let found = &command["command"];
+        return bad(&format!("'command': found {found}, accepted is one of {}", NAMES.join(", ")));
+    };
     let none = Map::new();
     let arguments = match command.get("arguments") {
         None | Some(Value::Null) => &none,
         Some(Value::Object(arguments)) => arguments,
         Some(other) => return bad(&format!("'arguments': found {other}, accepted is a map")),
     };
-    let name = command["command"].as_str().unwrap_or_default();
     let takes: &[&str] = if name == "etcd-resync" { &["wait"] } else { &[] };
     if let Some(unknown) = arguments.keys().find(|argument| !takes.contains(&argument.as_str())) {
         let accepted = if takes.is_empty() { "none".into() } else { takes.join(", ") };
@@ -144,6 +151,30 @@ mod tests {
         }
         let answer = ask(&json!({ "command": "etcd-verify", "arguments": { "x": 1 } }));
         assert_eq!(answer["text"], "'x': found an unknown argument of etcd-verify, accepted is none");
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_is_not_ours_begins_nothing() {
+        let deep = format!(r#"{{"command":"etcd-verify","arguments":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        for (command, text) in [
+            ("", "'command': found what cannot be read (EOF while parsing a value at line 1 column 0)"),
+            (&deep, "'command': found what cannot be read (recursion limit exceeded"),
+            (
+                r#"{"command":"etcd-resync","arguments":{"x":1e400}}"#,
+                "'command': found what cannot be read (number out",
+            ),
+            (
+                r#"{"command":"etcd-sync"}"#,
+                "'command': found \"etcd-sync\", accepted is one of etcd-status, etcd-resync",
+            ),
+            ("7", "'command': found null, accepted is one of"),
+        ] {
+            let control = Control::default();
+            let answer = answer(command, 0, &control, &Counters::default(), || {});
+            assert_eq!(answer["result"], 1);
+            assert!(answer["text"].as_str().unwrap().starts_with(text), "{answer}");
+            assert_eq!(control.next(false), None, "{command}");
+        }
     }
 
     #[test]
