@@ -106,10 +106,7 @@ impl<'a> Record<'a> {
             preferred_lft: None,
             expires_at: lease.expires_at(),
             relay_ip: relay,
-            user_context: (!lease.user_context.is_empty()).then(|| {
-                // Kea gives JSON; should it ever not be, its text is kept rather than lost.
-                serde_json::from_str(&lease.user_context).unwrap_or_else(|_| Value::from(&*lease.user_context))
-            }),
+            user_context: context(&lease.user_context),
             timestamp,
             server: server.into(),
         };
@@ -196,6 +193,21 @@ fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
+    }
+}
+
+/// A user context as JSON; `None` where there is none. Kea gives JSON; should it ever not be, its text is kept rather than
+/// lost.
+fn context(text: &str) -> Option<Value> {
+    if text.is_empty() {
+        return None;
+    }
+    // In a list, as deep as in the record: a deeper one could be written and not be read back.
+    match serde_json::from_str::<[Value; 1]>(&format!("[{text}]")) {
+        // Which reads back as no context.
+        Ok([Value::Null]) => None,
+        Ok([context]) => Some(context),
+        Err(_) => Some(text.into()),
     }
 }
 
@@ -386,6 +398,19 @@ mod tests {
         assert!(json(&lease, None).contains(r#""user_context":{"b":1,"a":["x y"]}"#));
         let broken = Lease { user_context: "{oops".into(), ..v4_lease() };
         assert!(json(&broken, None).contains(r#""user_context":"{oops""#));
+    }
+
+    #[test]
+    fn every_user_context_reads_back_in_its_record() {
+        for depth in 120..=130 {
+            let context = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let lease = Lease { user_context: context.clone().into(), ..v4_lease() };
+            assert!(json(&lease, None).contains(&context));
+            let summary = Summary::parse(json(&lease, None).as_bytes());
+            assert_eq!(summary.unwrap().content, Some(Content::of(&lease)), "{depth} levels");
+        }
+        let lease = Lease { user_context: " null ".into(), ..v4_lease() };
+        assert_eq!(json(&lease, None), json(&v4_lease(), None));
     }
 
     #[test]
