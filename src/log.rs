@@ -39,8 +39,17 @@ impl<L: Log, S: Subscriber> Layer<S> for KeaLayer<L> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        self.log.line(*event.metadata().level(), event.metadata().target(), &text.0);
+        self.log.line(*event.metadata().level(), event.metadata().target(), &one_line(text.0));
     }
+}
+
+/// Some of what is logged others have written: a control character would end the line, or tell a terminal something.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let plain = |char: char| if char.is_control() { char.escape_default().to_string() } else { char.into() };
+    text.chars().map(plain).collect()
 }
 
 /// The message of an event, then its other fields as `name=value`.
@@ -53,5 +62,33 @@ impl Visit for Text {
         } else {
             write!(self.0, " {}={value:?}", field.name())
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Log for Lines {
+        fn enabled(&self, _: Level) -> bool {
+            true
+        }
+        fn line(&self, _: Level, id: &str, text: &str) {
+            self.0.lock().unwrap().push(format!("{id} {text}"));
+        }
+    }
+
+    #[test]
+    fn whatever_a_message_tells_is_one_line() {
+        let lines = Arc::default();
+        let subscriber = tracing_subscriber::registry().with(KeaLayer { log: Lines(Arc::clone(&lines)) });
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "ETCD_BUG", "{}", "büro\nETCD_CONNECTED \u{1b}[2J\u{9b}2J");
+        });
+        assert_eq!(*lines.lock().unwrap(), [r"ETCD_BUG büro\nETCD_CONNECTED \u{1b}[2J\u{9b}2J"]);
     }
 }
