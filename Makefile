@@ -1,7 +1,8 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
-# Both install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
+# make fuzz   hostile input, half an hour for each side that sends some
+# They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos bench build packages packages-of-tests
+.PHONY: demo test chaos fuzz bench build packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -11,6 +12,7 @@ demo: build
 
 test: packages-of-tests
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- --deny warnings
 	# The parts that need no Kea, alone.
 	cargo test --locked --no-default-features
@@ -21,6 +23,14 @@ test: packages-of-tests
 
 chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
+
+# What it finds worth keeping stays in fuzz/corpus/, which `make test` runs through; fuzz/minimise.sh makes that small again.
+fuzz: packages
+	cargo fuzz --version || cargo install --locked cargo-fuzz
+	for target in operator etcd client; do \
+		cargo fuzz run --sanitizer none $$target -- -max_total_time=$${FUZZ_SECONDS:-1800} \
+			-dict=fuzz/dictionary -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+	done
 
 bench: packages-of-tests
 	cargo bench --locked --bench parts
