@@ -94,9 +94,9 @@ impl Store {
             assert!(self.writer.index.address(key).is_some_and(|address| self.family.has(address)));
         }
         let leases: Vec<Lease> = self.leases.values().cloned().collect();
-        let mut suspects = comparison.leases(&leases);
-        let (findings, more) = comparison.finish();
-        suspects.extend(more);
+        let (missing, mut suspects) = comparison.leases(leases);
+        let (findings, more) = comparison.finish(|_| false);
+        suspects.extend(missing.iter().map(|lease| lease.address).chain(more));
         let judged: BTreeSet<IpAddr> = suspects.iter().copied().collect();
         assert_eq!(judged.len(), suspects.len(), "an address is suspected twice");
         for address in &judged {
