@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::kea::{Family, Wanted};
-use crate::{ports, program};
+use crate::ports;
+use crate::program::{self, command};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -47,6 +48,8 @@ impl Kind {
 
 pub struct SqlServer {
     kind: Kind,
+    /// The network namespace that it runs in; empty for the test's own.
+    host: String,
     child: Child,
     dir: TempDir,
     port: u16,
@@ -80,22 +83,27 @@ fn done(command: &mut Command) {
 
 impl SqlServer {
     pub fn start(kind: Kind) -> Self {
+        Self::start_in("", kind)
+    }
+
+    /// Starts in a network namespace.
+    pub fn start_in(host: &str, kind: Kind) -> Self {
         let (dir, port) = (TempDir::new().unwrap(), ports::free());
         done(Command::new("chown").arg(kind.user()).arg(dir.path()));
         let data = dir.path().join("data");
         match kind {
             Kind::PostgreSql => {
-                let mut initdb = Self::as_user(kind, &postgres("initdb"));
+                let mut initdb = Self::as_user(host, kind, &postgres("initdb"));
                 done(initdb.arg("-D").arg(&data).args(["-U", "kea", "--auth=trust", "-E", "UTF8", "--no-sync"]));
             }
             Kind::MariaDb => {
-                let mut install = Self::as_user(kind, Path::new("mariadb-install-db"));
+                let mut install = Self::as_user(host, kind, Path::new("mariadb-install-db"));
                 install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
                 done(install.arg(format!("--datadir={}", data.display())));
             }
         }
-        let child = Self::run(kind, dir.path(), port);
-        let server = Self { kind, child, dir, port, databases: AtomicU32::new(0) };
+        let child = Self::run(host, kind, dir.path(), port);
+        let server = Self { kind, host: host.into(), child, dir, port, databases: AtomicU32::new(0) };
         server.wait_ready();
         if kind == Kind::MariaDb {
             done(server.client(None).args(["-e", "create user kea@'127.0.0.1'; grant all on *.* to kea@'127.0.0.1'"]));
@@ -103,22 +111,22 @@ impl SqlServer {
         server
     }
 
-    fn as_user(kind: Kind, program: &Path) -> Command {
-        let mut command = Command::new("setpriv");
+    fn as_user(host: &str, kind: Kind, program: &Path) -> Command {
+        let mut command = command("setpriv", host);
         command.args(["--reuid", kind.user(), "--regid", kind.user(), "--init-groups"]).arg(program);
         command
     }
 
-    fn run(kind: Kind, dir: &Path, port: u16) -> Child {
+    fn run(host: &str, kind: Kind, dir: &Path, port: u16) -> Child {
         let (data, port) = (dir.join("data"), port.to_string());
         let mut server = match kind {
             Kind::PostgreSql => {
-                let mut postgres = Self::as_user(kind, &postgres("postgres"));
+                let mut postgres = Self::as_user(host, kind, &postgres("postgres"));
                 postgres.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port, "-k"]).arg(dir);
                 postgres
             }
             Kind::MariaDb => {
-                let mut mariadb = Self::as_user(kind, Path::new("mariadbd"));
+                let mut mariadb = Self::as_user(host, kind, Path::new("mariadbd"));
                 mariadb.args(["--no-defaults", "--bind-address=127.0.0.1", "--port", &port]);
                 mariadb.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}/sock", dir.display()));
                 mariadb
@@ -131,14 +139,14 @@ impl SqlServer {
     fn client(&self, database: Option<&str>) -> Command {
         match self.kind {
             Kind::PostgreSql => {
-                let mut psql = Command::new("psql");
+                let mut psql = command("psql", &self.host);
                 let port = self.port.to_string();
                 psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &port, "-U", "kea"]);
                 psql.arg(database.unwrap_or("postgres"));
                 psql
             }
             Kind::MariaDb => {
-                let mut mariadb = Command::new("mariadb");
+                let mut mariadb = command("mariadb", &self.host);
                 mariadb.arg("--no-defaults").arg(format!("--socket={}/sock", self.dir.path().display()));
                 mariadb.args(["-u", "root"]).args(database);
                 mariadb
@@ -198,7 +206,7 @@ impl SqlServer {
     }
 
     pub fn restart(&mut self) {
-        self.child = Self::run(self.kind, self.dir.path(), self.port);
+        self.child = Self::run(&self.host, self.kind, self.dir.path(), self.port);
         self.wait_ready();
     }
 }
