@@ -1,8 +1,9 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
 # make fuzz   hostile input, half an hour for each side that sends some
+# make bench  what it costs           make bench-peers   beside what others do
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos fuzz bench build packages packages-of-tests
+.PHONY: demo test chaos fuzz bench bench-peers build packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -35,6 +36,9 @@ fuzz: packages
 bench: packages-of-tests
 	cargo bench --locked --bench parts
 	cargo bench --locked --bench kea
+
+bench-peers: packages-of-tests
+	cargo bench --locked --bench kea -- peers
 
 packages:
 	tests/packages.sh

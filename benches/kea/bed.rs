@@ -1,15 +1,18 @@
 //! What is measured: a server with and without the library, with its etcd, on one host; the clients are on another.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::etcd::{Etcd, Flags, LEASES};
 use crate::hosts::{Hosts, run};
 use crate::kea::{Family, Kea, Wanted};
+use crate::sql::{Kind, SqlServer};
 
 /// The relay's address that most DHCPv4 clients are behind, and that of the few whose records are watched.
 pub const RELAYS: [&str; 2] = ["192.0.2.2", "192.0.2.3"];
@@ -20,44 +23,66 @@ const QUOTA: usize = 4 << 30;
 /// How long a comparison may take; that of a million leases on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What brings a server's leases elsewhere than into its own file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way<'a> {
+    /// Nothing.
+    None,
+    /// Our library.
+    Library,
+    /// Another library that passes everything on to ours.
+    Through(&'a Path),
+    /// Kea's library that runs a script at each hook point; the script puts a record into etcd.
+    RunScript,
+    /// They are in PostgreSQL instead.
+    PostgreSql,
+}
+
 /// A server of its own for each measurement; everything is gone at the end.
 pub struct Bed {
     // In the order in which they end.
     kea: Kea,
     pub etcd: Etcd,
+    /// The lease database, where it is not Kea's own.
+    _sql: Option<SqlServer>,
     pub hosts: Hosts,
     pub family: Family,
+    _files: TempDir,
 }
 
 impl Bed {
     /// A server without leases whose library, if it is loaded, has nothing more to do.
     pub fn new(family: Family, threads: bool, with_library: bool) -> Self {
-        let mut bed = Self::start(family, threads, with_library, None, json!({}));
-        if with_library {
-            bed.wait_compared(1);
-        }
-        bed
+        Self::by(family, threads, if with_library { Way::Library } else { Way::None })
     }
 
-    /// The same with a library that passes everything on to ours.
-    pub fn through(other: &Path, family: Family, threads: bool) -> Self {
-        let mut bed = Self::start(family, threads, true, Some(other), json!({}));
-        bed.wait_compared(1);
+    /// The same by one of the ways.
+    pub fn by(family: Family, threads: bool, way: Way) -> Self {
+        Self::with(family, threads, way, json!({}), Vec::new())
+    }
+
+    /// The same with further settings of the server, and options of etcd.
+    pub fn with(family: Family, threads: bool, way: Way, more: Value, options: Vec<String>) -> Self {
+        let mut bed = Self::start(family, threads, way, more, options);
+        if matches!(way, Way::Library | Way::Through(_)) {
+            bed.wait_compared(1);
+        }
         bed
     }
 
     /// A server with the leases of a file, as soon as it serves.
     pub fn with_leases(family: Family, threads: bool, with_library: bool, leases: &Path) -> Self {
         let database = json!({ "type": "memfile", "persist": true, "name": leases, "lfc-interval": 0 });
-        Self::start(family, threads, with_library, None, json!({ "lease-database": database }))
+        let way = if with_library { Way::Library } else { Way::None };
+        Self::start(family, threads, way, json!({ "lease-database": database }), Vec::new())
     }
 
-    fn start(family: Family, threads: bool, with_library: bool, through: Option<&Path>, mut more: Value) -> Self {
-        let hosts = Hosts::new("bench");
+    fn start(family: Family, threads: bool, way: Way, mut more: Value, mut options: Vec<String>) -> Self {
+        let (hosts, files) = (Hosts::new("bench"), TempDir::new().unwrap());
         for relay in RELAYS {
             run(&format!("ip -n {} addr add {relay}/24 dev cli", hosts.client));
         }
-        let etcd = Etcd::start_with(&hosts.server, Flags { quota: QUOTA, ..Flags::default() });
+        let etcd = Etcd::start_with(&hosts.server, Flags { quota: QUOTA, server: options, ..Flags::default() });
         match family {
             Family::V4 => {
                 more["interfaces-config"] = json!({ "interfaces": ["srv"], "dhcp-socket-type": "udp" });
@@ -82,11 +107,24 @@ impl Bed {
         more["loggers"] =
             json!([logger(root, "WARN"), logger(&main, "INFO"), logger(&format!("{root}.etcd-hooks"), "INFO")]);
         let mut wanted = Wanted::new(family, &etcd.url()).more(more);
-        if let Some(through) = through {
-            wanted.more["hooks-libraries"] = json!([{ "library": through, "parameters": wanted.parameters }]);
+        let mut sql = None;
+        match way {
+            Way::None | Way::Library => {}
+            Way::Through(other) => {
+                wanted.more["hooks-libraries"] = json!([{ "library": other, "parameters": wanted.parameters }]);
+            }
+            Way::RunScript => {
+                let script = write_script(files.path(), &etcd.url());
+                wanted = wanted.library("libdhcp_run_script.so", json!({ "name": script, "sync": false }));
+            }
+            Way::PostgreSql => {
+                let server = SqlServer::start_in(&hosts.server, Kind::PostgreSql);
+                wanted = server.lease_database().of(wanted);
+                sql = Some(server);
+            }
         }
-        let kea = Kea::start_in(&hosts.server, &wanted, with_library);
-        Self { kea, etcd, hosts, family }
+        let kea = Kea::start_in(&hosts.server, &wanted, matches!(way, Way::Library | Way::Through(_)));
+        Self { kea, etcd, _sql: sql, hosts, family, _files: files }
     }
 
     /// Ends the server as an operator does.
@@ -122,6 +160,20 @@ impl Bed {
         serde_json::from_str::<Value>(&answer).unwrap()["count"].as_u64().unwrap_or(0)
     }
 
+    /// How many processes the server has started that have not ended.
+    pub fn children(&self) -> usize {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        // A process may end meanwhile. Its parent is the second field after the name in parentheses (proc(5)).
+        let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+        let parent = self.kea.pid().to_string();
+        stats.filter(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent)).count()
+    }
+
+    /// How many leases of the clients of perfdhcp the server holds.
+    pub fn leases(&self) -> i64 {
+        self.kea.statistic("subnet[1].assigned-addresses")
+    }
+
     /// Seconds of CPU that the server has used, all its threads together.
     pub fn cpu(&self) -> f64 {
         cpu_in(&format!("/proc/{}", self.kea.pid()))
@@ -149,6 +201,23 @@ fn cpu_in(directory: &str) -> f64 {
     // The name is in parentheses; utime and stime are the fields 14 and 15 (proc(5)), in hundredths on Linux.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+/// A script for Kea's `run_script` as a user would write it, who wants the records that the library makes: at the one hook
+/// point that is after the write, a record by `etcdctl`. At the others it is started, too, and ends at once.
+fn write_script(directory: &Path, etcd: &str) -> PathBuf {
+    const SCRIPT: &str = r#"#!/bin/sh
+[ "$1" = leases4_committed ] && [ "${LEASES4_SIZE:-0}" -gt 0 ] || exit 0
+record="{\"ip\":\"$LEASES4_AT0_ADDRESS\",\"operation\":\"offer\",\"state\":0,\"hwaddr\":\"$LEASES4_AT0_HWADDR\",\
+\"hostname\":\"$LEASES4_AT0_HOSTNAME\",\"subnet_id\":$LEASES4_AT0_SUBNET_ID,\
+\"cltt\":$LEASES4_AT0_CLTT,\"valid_lft\":$LEASES4_AT0_VALID_LIFETIME}"
+export ETCDCTL_API=3
+exec etcdctl --endpoints "ENDPOINT" put "/nnoe/dhcp/leases/$LEASES4_AT0_ADDRESS" "$record" >/dev/null
+"#;
+    let script = directory.join("to-etcd.sh");
+    fs::write(&script, SCRIPT.replace("ENDPOINT", etcd)).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
 }
 
 /// How a server is named in figures: its family and threading mode.

@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::Part;
-use crate::bed::{Bed, mode};
+use crate::bed::{Bed, Way, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::{Family, library};
 use crate::perfdhcp;
@@ -46,7 +46,7 @@ fn per_lease(family: Family, threads: bool) -> f64 {
     let dir = TempDir::new().unwrap();
     let (stopwatch, report) = (dir.path().join("libstopwatch.so"), dir.path().join("report"));
     compile(&stopwatch, &report);
-    let bed = Bed::through(&stopwatch, family, threads);
+    let bed = Bed::by(family, threads, Way::Through(&stopwatch));
     perfdhcp::load(&bed, RATE, 6);
     bed.stop();
     let report = std::fs::read_to_string(&report).unwrap();

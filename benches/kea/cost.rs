@@ -44,7 +44,7 @@ impl Mode {
         let before = bed.cpu();
         let load = perfdhcp::load(&bed, RATE, 6);
         let cpu = (bed.cpu() - before) / load.completed * 1e6;
-        let top = perfdhcp::highest(&bed, self.guess);
+        let top = perfdhcp::highest(self.guess, |rate, seconds| Some(perfdhcp::load(&bed, rate, seconds)));
         println!(
             "  {}, {} the library: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
             mode(self.family, self.threads),

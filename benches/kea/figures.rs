@@ -58,10 +58,14 @@ impl Figure {
         (if with { &mut self.with } else { &mut self.without }).push(value);
     }
 
-    /// What is held against the budget: the median, or the ratio of the medians.
+    /// What is held against the budget: the median, or that of the ratios of the rounds. With and without are measured one
+    /// after the other in a round, so what changes slowly on the machine is in both.
     fn measured(&self) -> f64 {
-        let with = median(&self.with);
-        if self.is_ratio { with / median(&self.without) } else { with }
+        if !self.is_ratio {
+            return median(&self.with);
+        }
+        let ratios: Vec<f64> = self.with.iter().zip(&self.without).map(|(with, without)| with / without).collect();
+        median(&ratios)
     }
 
     fn is_met(&self) -> Option<bool> {
@@ -133,24 +137,19 @@ pub fn table(figures: &[&Figure]) -> String {
     table
 }
 
-/// Forgets what was kept: of everything there will be new figures.
-pub fn forget() {
-    // There may be none.
-    let _ = fs::remove_file(KEPT);
-}
-
-/// Keeps the figures for programs. Each replaces what was kept of it, and others stay, so that the parts can be measured
-/// one by one.
-pub fn keep(figures: &[&Figure]) {
+/// Keeps the figures of a part for programs, instead of those that were kept of it, so that the parts can be measured one by
+/// one. Figures of parts that there are no more go.
+pub fn keep(part: &str, figures: &[&Figure], parts: &[&str]) {
     let kept = fs::read_to_string(KEPT).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let mut all = kept.and_then(|kept| kept["figures"].as_array().cloned()).unwrap_or_default();
+    all.retain(|kept| kept["part"] != part && parts.iter().any(|part| kept["part"] == *part));
     for figure in figures {
-        let figure = figure.json();
-        match all.iter_mut().find(|kept| kept["what"] == figure["what"]) {
-            Some(kept) => *kept = figure,
-            None => all.push(figure),
-        }
+        let mut json = figure.json();
+        json["part"] = json!(part);
+        all.push(json);
     }
+    // In the order of the table; a stable sort keeps that within a part.
+    all.sort_by_key(|figure| parts.iter().position(|part| figure["part"] == *part));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let result = json!({ "cores": cores, "figures": all });
     fs::create_dir_all("docs").unwrap();

@@ -11,6 +11,7 @@ use etcd_client::{Client, WatchOptions};
 
 use crate::Part;
 use crate::bed::{Bed, RELAYS};
+use crate::beside::Beside;
 use crate::client4::{Answer, Client4};
 use crate::figures::{Budget, Figure, quantile};
 use crate::kea::Family;
@@ -43,28 +44,27 @@ fn seconds(from: u128, to: u128) -> f64 {
 }
 
 /// Runs this program in a namespace as one of the two below; what it prints: an address and a time a line.
-fn spawn(host: &str, arguments: &[&str]) -> std::process::Child {
+fn spawn(host: &str, arguments: &[&str]) -> Beside {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new("ip");
     command.args(["netns", "exec", host]).arg(program).args(arguments).stdout(Stdio::piped());
-    command.spawn().unwrap()
+    Beside(Some(command.spawn().unwrap()))
 }
 
 /// The watched leases that are taken beside a `load` of the same time.
 pub fn lags(bed: &Bed, seconds_of_load: u32, load: impl FnOnce()) -> Vec<Lag> {
     let mut watch = spawn(&bed.hosts.server, &["watch", &bed.etcd.url()]);
-    let mut events = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut events = BufReader::new(watch.stdout().unwrap()).lines().map_while(Result::ok);
     // The first line tells that it watches.
     events.next().expect("the watch begins");
     let begin = nanoseconds();
     let clients = spawn(&bed.hosts.client, &["clients", &seconds_of_load.to_string()]);
     load();
-    let acks = clients.wait_with_output().unwrap();
+    let acks = clients.wait();
     assert!(acks.status.success(), "{acks:?}");
     // What is under way.
     sleep(Duration::from_secs(1));
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    drop(watch);
     let parse = |line: &str| {
         let (address, time) = line.split_once(' ').unwrap();
         (address.to_owned(), time.parse::<u128>().unwrap())

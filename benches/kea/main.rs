@@ -2,7 +2,7 @@
 //! clients beside it. Prints a table, keeps the figures in `docs/bench.json` and draws plots beside them.
 //!
 //! `BENCH_ROUNDS` is how many rounds are made (5; of the parts that take minutes, at most 3). Arguments are the parts that
-//! are measured, without any all of them: `cargo bench --bench kea -- large outage`.
+//! are measured, without any all but those of [`APART`]: `cargo bench --bench kea -- large outage`.
 
 #[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/servers/client4.rs"]
@@ -22,19 +22,28 @@ mod program;
 #[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/servers/records.rs"]
 mod records;
+#[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/servers/sql.rs"]
+mod sql;
 
 mod bed;
+mod beside;
 mod callouts;
 mod cost;
 mod figures;
 mod lag;
 mod large;
+mod leftovers;
 mod mix;
 mod outage;
+mod peers;
 mod perfdhcp;
 mod plots;
 
 use figures::Figure;
+
+/// Parts that are measured only when they are named.
+const APART: [&str; 1] = ["peers"];
 
 /// A part of the benchmark, which can be measured alone.
 trait Part {
@@ -65,6 +74,7 @@ fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
         ("large", Box::new(large::Large::new())),
         ("outage", Box::new(outage::Outage::new())),
         ("plots", Box::new(plots::Plots::default())),
+        ("peers", Box::new(peers::Peers::new())),
     ]
 }
 
@@ -75,24 +85,21 @@ fn main() {
         ["watch", url] => return lag::watch(url),
         _ => {}
     }
+    leftovers::end();
     let rounds = std::env::var("BENCH_ROUNDS").map_or(5, |rounds| rounds.parse().expect("BENCH_ROUNDS is a number"));
     let mut parts = parts();
+    let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
     // cargo itself says `--bench`.
-    let wanted: Vec<&String> = arguments.iter().filter(|argument| *argument != "--bench").collect();
-    if wanted.is_empty() {
-        figures::forget();
-    } else {
-        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
-        assert!(wanted.iter().all(|name| names.contains(&name.as_str())), "the parts are {names:?}");
-        parts.retain(|(name, _)| wanted.iter().any(|wanted| wanted == name));
-    }
+    let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--bench").collect();
+    assert!(wanted.iter().all(|name| names.contains(name)), "the parts are {names:?}");
+    parts.retain(|(name, _)| if wanted.is_empty() { !APART.contains(name) } else { wanted.contains(name) });
     for round in 0..rounds {
-        println!("round {} of {rounds}", round + 1);
-        for (_, part) in &mut parts {
+        println!("round {} of {rounds}; load of the machine before: {}", round + 1, load());
+        for (name, part) in &mut parts {
             if round < part.rounds(rounds) {
                 part.measure(round);
                 // Also for a run that does not come to its end.
-                figures::keep(&part.figures());
+                figures::keep(name, &part.figures(), &names);
             }
         }
     }
@@ -100,4 +107,10 @@ fn main() {
     if !figures.is_empty() {
         println!("\n{}", figures::table(&figures));
     }
+}
+
+/// What else runs on the machine: the load averages of one, five and fifteen minutes.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }

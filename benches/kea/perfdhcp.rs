@@ -1,12 +1,12 @@
 //! Kea's own load generator, `perfdhcp` (Debian: kea-admin): four-way exchanges with a new client each, and what else
 //! clients do.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bed::{Bed, RELAYS};
+use crate::beside::Beside;
 use crate::kea::Family;
-use crate::program;
 
 /// Seconds at the beginning of a load, when its programs are cold, whose delays do not count.
 const COLD: f64 = 1.0;
@@ -58,9 +58,9 @@ impl Load {
     }
 }
 
-/// A load under way.
+/// A load under way; it ends with its owner.
 pub struct Running {
-    perfdhcp: Child,
+    perfdhcp: Beside,
     family: Family,
 }
 
@@ -85,19 +85,19 @@ pub fn begin(bed: &Bed, rates: Rates, seconds: u32) -> Running {
         Family::V6 => perfdhcp.args(["-6", "-l", "cli", "all"]),
     };
     let perfdhcp = perfdhcp.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("perfdhcp (Debian: kea-admin)");
-    Running { perfdhcp, family: bed.family }
+    Running { perfdhcp: Beside(Some(perfdhcp)), family: bed.family }
 }
 
 impl Running {
     /// Ends it before its time.
     pub fn stop(self) -> Load {
-        program::signal(&self.perfdhcp, "INT");
+        self.perfdhcp.signal("INT");
         self.wait()
     }
 
     /// Waits for its end.
     pub fn wait(self) -> Load {
-        let output = self.perfdhcp.wait_with_output().unwrap();
+        let output = self.perfdhcp.wait();
         let report = Report(String::from_utf8_lossy(&output.stdout).into_owned());
         let [first, second, renewal, release] = match self.family {
             Family::V4 => ["DISCOVER-OFFER", "REQUEST-ACK", "REQUEST-ACK (renewal)", "RELEASE"],
@@ -154,17 +154,20 @@ pub fn load(bed: &Bed, rate: u32, seconds: u32) -> Load {
     begin(bed, Rates::new(rate), seconds).wait()
 }
 
-/// The highest rate at which less than one of a hundred exchanges is dropped, found in steps of 6 % from `guess`.
-pub fn highest(bed: &Bed, guess: u32) -> f64 {
+/// The highest rate at which less than one of a hundred exchanges is dropped, found in steps of 6 % from `guess`. `load` makes
+/// a load of a rate and of some seconds, and returns nothing of one that had to be ended. A rate that fails is tried once
+/// more: something else on the machine may have been what ended it.
+pub fn highest(guess: u32, load: impl Fn(u32, u32) -> Option<Load>) -> f64 {
     const STEP: f64 = 1.06;
     const SECONDS: u32 = 3;
-    let works = |rate: f64| {
+    let once = |rate: f64| {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let load = load(bed, rate as u32, SECONDS);
+        let load = load(rate as u32, SECONDS)?;
         // perfdhcp itself may be what ends it.
         let enough = load.begun > 0.95 * rate * f64::from(SECONDS);
         (load.dropped() < 0.01 && enough).then_some(load.completed / f64::from(SECONDS))
     };
+    let works = |rate| once(rate).or_else(|| once(rate));
     let mut rate = f64::from(guess);
     let mut best = works(rate);
     if best.is_some() {
@@ -173,7 +176,7 @@ pub fn highest(bed: &Bed, guess: u32) -> f64 {
             best = Some(completed);
         }
     }
-    while best.is_none() && rate > 100.0 {
+    while best.is_none() && rate > 10.0 {
         rate /= STEP;
         best = works(rate);
     }

@@ -19,11 +19,6 @@ const QUOTA: usize = 64 * 1024 * 1024;
 
 pub const LEASES: &str = "/nnoe/dhcp/leases/";
 
-/// The options for room for so many bytes.
-pub fn quota(bytes: usize) -> Vec<String> {
-    vec!["--quota-backend-bytes".into(), bytes.to_string()]
-}
-
 pub struct Etcd {
     /// The network namespace that it runs in; empty for the test's own.
     host: String,
