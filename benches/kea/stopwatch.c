@@ -1,6 +1,10 @@
 /* A hook library that passes everything on to another one (LIBRARY, which Kea gets to see as this one) and measures how
  * long its callouts take on the packet threads. What it measured it writes to REPORT when it is unloaded: a line for each
- * callout with its calls and nanoseconds. */
+ * callout with its calls, nanoseconds of the clock on the wall, and nanoseconds of the thread's own CPU. The former has in it
+ * what else ran meanwhile, and what the callout waited for; the latter has neither. What the clocks themselves take is in
+ * the line "nothing": the same for a callout that does nothing, to be taken off.
+ *
+ * What the lease database of Kea 2.4 and later tells without a callout does not pass here. */
 
 #include <dlfcn.h>
 #include <stdatomic.h>
@@ -15,28 +19,46 @@ static void *symbol(const char *name) {
     return library == NULL ? NULL : dlsym(library, name);
 }
 
-static unsigned long now(void) {
+static unsigned long now(clockid_t clock) {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
+    clock_gettime(clock, &time);
     return time.tv_sec * 1000000000UL + time.tv_nsec;
 }
 
 /* Kea's handles are references, so pointers; they are not looked into. */
 typedef int callout(void *handle);
 
+struct times {
+    atomic_ulong calls, wall, cpu;
+};
+
+/* The thread's clock costs a system call, so it stands outside of the other one. */
+static int timed(callout *there, void *handle, struct times *times) {
+    unsigned long cpu = now(CLOCK_THREAD_CPUTIME_ID);
+    unsigned long wall = now(CLOCK_MONOTONIC);
+    int result = there(handle);
+    wall = now(CLOCK_MONOTONIC) - wall;
+    cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu;
+    atomic_fetch_add_explicit(&times->calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&times->wall, wall, memory_order_relaxed);
+    atomic_fetch_add_explicit(&times->cpu, cpu, memory_order_relaxed);
+    return result;
+}
+
+static struct times nothing_times;
+
+static int nothing(void *handle) {
+    (void)handle;
+    return 0;
+}
+
 #define PASS_ON(name)                                                                                                  \
-    static atomic_ulong name##_calls, name##_time;                                                                     \
+    static struct times name##_times;                                                                                  \
     static callout *name##_there;                                                                                      \
-    int name(void *handle) {                                                                                           \
-        unsigned long begin = now();                                                                                   \
-        int result = name##_there(handle);                                                                             \
-        atomic_fetch_add_explicit(&name##_time, now() - begin, memory_order_relaxed);                                  \
-        atomic_fetch_add_explicit(&name##_calls, 1, memory_order_relaxed);                                             \
-        return result;                                                                                                 \
-    }
+    int name(void *handle) { return timed(name##_there, handle, &name##_times); }
 
 #define CALLOUTS(DO)                                                                                                   \
-    DO(lease4_select) DO(lease4_renew) DO(lease4_release) DO(leases4_committed)                                        \
+    DO(lease4_select) DO(lease4_renew) DO(lease4_release) DO(lease4_offer) DO(leases4_committed)                       \
     DO(lease6_select) DO(lease6_renew) DO(lease6_rebind) DO(lease6_release) DO(leases6_committed)
 
 CALLOUTS(PASS_ON)
@@ -61,9 +83,15 @@ int load(void *handle) {
 }
 
 int unload(void) {
+    /* Not the compiler's to look into. */
+    callout *volatile there = nothing;
+    for (int n = 0; n < 100000; n++) {
+        timed(there, NULL, &nothing_times);
+    }
     FILE *report = fopen(REPORT, "w");
     if (report != NULL) {
-#define TELL(name) fprintf(report, "%s %lu %lu\n", #name, name##_calls, name##_time);
+#define TELL(name) fprintf(report, "%s %lu %lu %lu\n", #name, name##_times.calls, name##_times.wall, name##_times.cpu);
+        TELL(nothing)
         CALLOUTS(TELL)
         fclose(report);
     }
