@@ -1,49 +1,27 @@
 //! What the library's own parts cost, with their allocations: time, and how often and how much memory is taken.
-//!
-//! The lease is one of a home network: hardware address, client identifier, host name.
+
+#[path = "sample/mod.rs"]
+mod sample;
 
 use std::hint::black_box;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dhcp_etcd::comparison::Comparison;
 use dhcp_etcd::config::Config;
 use dhcp_etcd::etcd::Request;
 use dhcp_etcd::handover::Changes;
-use dhcp_etcd::index::Index;
-use dhcp_etcd::lease::{Change, Family, Lease, LeaseType, Operation, Protocol, Row};
-use dhcp_etcd::lifetime::Lifetime;
-use dhcp_etcd::mirror::{Kea, Mirror};
+use dhcp_etcd::lease::{Change, Family, Lease, LeaseType, Operation, Row};
+use dhcp_etcd::mirror::Mirror;
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
-use dhcp_etcd::record::{Content, LeaseKeys, Summary, to_json, v4};
-use dhcp_etcd::writer::Writer;
+use dhcp_etcd::record::{Content, Summary, to_json, v4};
 use divan::{AllocProfiler, Bencher};
+use sample::{Leases, NOW, lease, writer};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
-const NOW: i64 = 1_700_000_000;
-
 fn main() {
     divan::main();
-}
-
-fn lease(number: u32) -> Lease {
-    let [_, a, b, c] = number.to_be_bytes();
-    Lease {
-        address: v4(0x0a00_0000 + number),
-        state: 0,
-        hwaddr: [2, 0, 0, a, b, c].into(),
-        protocol: Protocol::V4 { client_id: [1, 2, 0, 0, a, b, c].into() },
-        hostname: b"printer.example.org".as_slice().into(),
-        fqdn_fwd: false,
-        fqdn_rev: false,
-        subnet_id: 1,
-        pool_id: 0,
-        cltt: NOW,
-        valid_lft: 3600,
-        user_context: "".into(),
-    }
 }
 
 fn changes(number: usize) -> Changes {
@@ -55,61 +33,15 @@ fn changes(number: usize) -> Changes {
     (0..number).map(|n| (v4(0x0a00_0000 + u32::try_from(n).unwrap()), Box::new(change(n)))).collect()
 }
 
-fn writer() -> Writer {
-    Writer {
-        server: "host".into(),
-        keys: LeaseKeys::new("/nnoe/dhcp"),
-        index: Index::new("/nnoe/dhcp", &[]),
-        lifetime: Some(Lifetime::new("/nnoe/dhcp", "host", "dhcp4", 120)),
-        grace: 120,
-    }
-}
-
 fn record(number: u32) -> Vec<u8> {
     to_json(&lease(number), Operation::Offer, None, NOW, "host")
-}
-
-/// A server that has every lease.
-struct Leases;
-
-impl Kea for Leases {
-    fn read_lease(&self, address: IpAddr, _: LeaseType) -> Result<Option<Lease>, String> {
-        let IpAddr::V4(address) = address else { return Ok(None) };
-        Ok(Some(lease(address.to_bits() & 0x00ff_ffff)))
-    }
-
-    fn read_page(&self, _: IpAddr, _: usize) -> Result<Vec<Lease>, String> {
-        Ok(Vec::new())
-    }
-
-    fn version(&self) -> String {
-        String::new()
-    }
-
-    fn on_main_thread(&self) -> bool {
-        false
-    }
-
-    fn lease_database_open(&self) -> bool {
-        true
-    }
-
-    fn track_lease_database(&self) -> bool {
-        false
-    }
-
-    fn wake_main_loop(&self) {}
-
-    fn set_statistic(&self, _: &str, _: i64) {}
-
-    fn without_signals(&self, _: &mut dyn FnMut()) {}
 }
 
 /// The packet threads' part of a lease, without C++: the operation is told, the lease read, the change queued. On two
 /// threads as well, where they meet at the queue's lock.
 #[divan::bench(threads = [1, 2])]
 fn callout_to_queue(bencher: Bencher) {
-    let mirror = Mirror::new(Leases, Family::V4, Config::parse("{}").unwrap(), Changes::new());
+    let mirror = Mirror::new(Leases::default(), Family::V4, Config::parse("{}").unwrap(), Changes::new());
     let next = AtomicU32::new(0);
     bencher.bench(|| {
         let address = v4(0x0a00_0000 + next.fetch_add(1, Ordering::Relaxed) % 1000);
