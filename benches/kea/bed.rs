@@ -166,7 +166,9 @@ impl Bed {
         // A process may end meanwhile. Its parent is the second field after the name in parentheses (proc(5)).
         let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
         let parent = self.kea.pid().to_string();
-        stats.filter(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent)).count()
+        stats
+            .filter(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent))
+            .count()
     }
 
     /// How many leases of the clients of perfdhcp the server holds.

@@ -43,8 +43,8 @@ fn seconds(from: u128, to: u128) -> f64 {
     Duration::from_nanos(u64::try_from(to.saturating_sub(from)).unwrap()).as_secs_f64()
 }
 
-/// Runs this program in a namespace as one of the two below; what it prints: an address and a time a line.
-fn spawn(host: &str, arguments: &[&str]) -> Beside {
+/// Runs this program in a namespace, as one of those that `main` knows.
+pub fn spawn(host: &str, arguments: &[&str]) -> Beside {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new("ip");
     command.args(["netns", "exec", host]).arg(program).args(arguments).stdout(Stdio::piped());

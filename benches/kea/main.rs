@@ -31,10 +31,13 @@ mod beside;
 mod callouts;
 mod cost;
 mod figures;
+mod history;
 mod lag;
 mod large;
 mod leftovers;
+mod metrics;
 mod mix;
+mod others;
 mod outage;
 mod peers;
 mod perfdhcp;
@@ -43,7 +46,7 @@ mod plots;
 use figures::Figure;
 
 /// Parts that are measured only when they are named.
-const APART: [&str; 1] = ["peers"];
+const APART: [&str; 3] = ["peers", "history", "others"];
 
 /// A part of the benchmark, which can be measured alone.
 trait Part {
@@ -75,6 +78,8 @@ fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
         ("outage", Box::new(outage::Outage::new())),
         ("plots", Box::new(plots::Plots::default())),
         ("peers", Box::new(peers::Peers::new())),
+        ("history", Box::new(history::History::new())),
+        ("others", Box::new(others::Others::new())),
     ]
 }
 
@@ -83,6 +88,8 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["clients", seconds] => return lag::clients(seconds.parse().unwrap()),
         ["watch", url] => return lag::watch(url),
+        ["metrics", port] => return metrics::print(port.parse().unwrap()),
+        ["others", url, watches] => return others::run(url, watches.parse().unwrap()),
         _ => {}
     }
     leftovers::end();

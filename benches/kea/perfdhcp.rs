@@ -11,6 +11,9 @@ use crate::kea::Family;
 /// Seconds at the beginning of a load, when its programs are cold, whose delays do not count.
 const COLD: f64 = 1.0;
 
+/// More clients than any load has exchanges.
+pub const CLIENTS: u32 = 16_000_000;
+
 /// What clients begin in a second.
 #[derive(Clone, Copy)]
 pub struct Rates {
@@ -19,12 +22,14 @@ pub struct Rates {
     /// Renewals of leases that were taken before, and releases of such. Together no more than the exchanges.
     pub renewals: u32,
     pub releases: u32,
+    /// How many clients there are; they begin exchanges in turn.
+    pub clients: u32,
 }
 
 impl Rates {
     /// Nothing but new leases.
     pub fn new(exchanges: u32) -> Self {
-        Self { exchanges, renewals: 0, releases: 0 }
+        Self { exchanges, renewals: 0, releases: 0, clients: CLIENTS }
     }
 }
 
@@ -71,7 +76,7 @@ pub fn begin(bed: &Bed, rates: Rates, seconds: u32) -> Running {
     static LOADS: AtomicU32 = AtomicU32::new(0);
     let [.., number] = LOADS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut perfdhcp = Command::new("ip");
-    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-R", "16000000"]);
+    perfdhcp.args(["netns", "exec", &bed.hosts.client, "perfdhcp", "-R", &rates.clients.to_string()]);
     perfdhcp.args(["-b", &format!("mac=00:0c:{number:02x}:00:00:00"), "-r", &rates.exchanges.to_string()]);
     for (option, rate) in [("-f", rates.renewals), ("-F", rates.releases)] {
         if rate > 0 {
