@@ -1,9 +1,10 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
 # make fuzz   hostile input, half an hour for each side that sends some
-# make bench  what it costs           make bench-peers   beside what others do
+# make bench  what it costs           make bench-peers   beside what others do     make bench-history   etcd for ten minutes
+# make instructions   counted, not timed
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos fuzz bench bench-peers build packages packages-of-tests
+.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -19,6 +20,8 @@ test: packages-of-tests
 	cargo test --locked --no-default-features
 	# Everything, in real servers.
 	cargo test --locked --test servers
+	# What a packet thread does for a lease takes no more instructions than it did.
+	cargo bench --locked --bench instructions
 	# The images of docker/, with the Kea of three Debian releases.
 	cargo test --locked --test containers
 
@@ -39,6 +42,14 @@ bench: packages-of-tests
 
 bench-peers: packages-of-tests
 	cargo bench --locked --bench kea -- peers
+
+# Ten minutes, and little CPU.
+bench-history: packages-of-tests
+	cargo bench --locked --bench kea -- history
+
+# KEEP=1 keeps what is counted.
+instructions: packages-of-tests
+	cargo bench --locked --bench instructions
 
 packages:
 	tests/packages.sh
