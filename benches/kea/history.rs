@@ -166,7 +166,7 @@ impl Part for History {
             ["--auto-compaction-mode", "periodic", "--auto-compaction-retention", &format!("{RETENTION}s")];
         let more = json!({ "valid-lifetime": LIFETIME });
         let bed = Bed::with(Family::V4, true, Way::Library, more, compaction.map(str::to_owned).into());
-        let rates = Rates { clients: CLIENTS, ..Rates::new(RATE) };
+        let rates = Rates { clients: CLIENTS, delays: false, ..Rates::new(RATE) };
         let samples = scope(|scope| {
             let load = scope.spawn(|| perfdhcp::begin(&bed, rates, SECONDS).wait());
             let samples = sample(&bed);

@@ -89,7 +89,7 @@ fn main() {
         ["clients", seconds] => return lag::clients(seconds.parse().unwrap()),
         ["watch", url] => return lag::watch(url),
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
-        ["others", url, watches] => return others::run(url, watches.parse().unwrap()),
+        ["others", url, batch, watches] => return others::run(url, batch.parse().unwrap(), watches.parse().unwrap()),
         _ => {}
     }
     leftovers::end();

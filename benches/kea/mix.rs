@@ -10,7 +10,7 @@ use crate::kea::Family;
 use crate::perfdhcp::{self, Rates};
 
 /// Two new leases to one renewal and one release; 6,000 messages of clients a second.
-const MIX: Rates = Rates { exchanges: 2000, renewals: 1000, releases: 1000, clients: perfdhcp::CLIENTS };
+const MIX: Rates = Rates { exchanges: 2000, renewals: 1000, releases: 1000, clients: perfdhcp::CLIENTS, delays: false };
 
 /// CPU of the server for one thing that a client does, by family.
 pub struct Mix([(Family, Figure); 2]);

@@ -15,20 +15,40 @@ use crate::kea::Family;
 use crate::lag::spawn;
 use crate::metrics::Metrics;
 
-/// Records a second that others write, in transactions of so many.
-const RATE: u32 = 1000;
-const BATCH: u32 = 100;
+/// Records a second that others write.
+const RATE: u32 = 500;
+
+/// Records of a transaction: as at a low rate, and as of a server that has much to write.
+const BATCHES: [u32; 2] = [1, 100];
 
 /// Seconds of a load.
 const SECONDS: u32 = 8;
 
 /// Servers that watch.
-const WATCHES: [u32; 4] = [0, 1, 10, 100];
+const WATCHES: [u32; 2] = [10, 100];
+
+/// What etcd takes to tell so many watches of records that come in transactions of so many.
+struct Told {
+    batch: u32,
+    watches: u32,
+    cpu: Figure,
+    sent: Figure,
+}
+
+impl Told {
+    fn new(batch: u32, watches: u32) -> Self {
+        let of = |what: &str, unit| {
+            let what = format!("{what} to tell one of {watches} watches of a record, transactions of {batch}");
+            Figure::new(what, unit, Budget::Told)
+        };
+        Self { batch, watches, cpu: of("CPU of etcd", "µs"), sent: of("bytes that etcd sends", "bytes") }
+    }
+}
 
 /// See the module.
 pub struct Others {
-    etcd: Vec<(u32, Figure)>,
-    sent: Figure,
+    told: Vec<Told>,
+    written: Vec<Figure>,
     looked_at: Figure,
     worker: Figure,
     server: Figure,
@@ -36,51 +56,45 @@ pub struct Others {
 
 impl Others {
     pub fn new() -> Self {
-        let told = |what: String, unit| Figure::new(what, unit, Budget::Told);
-        let etcd = |watches: u32| {
-            let what =
-                format!("CPU of etcd for each record that {watches} watches are told at {RATE}/s, and that none is");
-            (watches, told(what, "µs"))
-        };
+        let of = |what: &str, unit| Figure::new(what, unit, Budget::Told);
+        let written = |batch| of(&format!("CPU of etcd to write a record at {RATE}/s, transactions of {batch}"), "µs");
         Self {
-            etcd: WATCHES[1..].iter().copied().map(etcd).collect(),
-            sent: told("bytes that etcd sends for each record to each watch".into(), "bytes"),
-            looked_at: told(
-                "CPU of etcd for each record of another server that a server is told and looks at".into(),
-                "µs",
-            ),
-            worker: told(format!("CPU of the worker for each record of another server, at {RATE}/s"), "µs"),
-            server: told(format!("CPU of the whole server for the same, at {RATE}/s"), "µs"),
+            told: BATCHES.iter().flat_map(|batch| WATCHES.map(|watches| Told::new(*batch, watches))).collect(),
+            written: BATCHES.map(written).into(),
+            looked_at: of("CPU of etcd for a record of another server that a server is told and looks at", "µs"),
+            worker: of("CPU of the worker for a record of another server", "µs"),
+            server: of("CPU of the whole server for the same", "µs"),
         }
     }
 
-    /// What etcd takes for the records that are written, and told to so many others; that of the writing alone, in
-    /// microseconds of CPU for each.
-    fn measure_etcd(&mut self) -> f64 {
-        let mut alone = 0.0;
-        for watches in WATCHES {
+    /// What etcd takes for the records that are written, and told to so many others. Returns that of the writing alone, for
+    /// each kind of transaction, in microseconds of CPU.
+    fn measure_etcd(&mut self) -> Vec<f64> {
+        let measure = |batch: u32, watches: u32| {
             let bed = Bed::new(Family::V4, true, false);
             let before = Metrics::of(&bed);
-            let told = others(&bed, watches);
+            let told = others(&bed, batch, watches);
             let after = Metrics::of(&bed);
-            let grown = |name: &str| after.get(name) - before.get(name);
-            let cpu = grown("process_cpu_seconds_total") / f64::from(RATE * SECONDS) * 1e6;
-            println!("  {watches} watches: {cpu:.1} µs of etcd's CPU for each record");
-            if watches == 0 {
-                alone = cpu;
-                continue;
-            }
             assert_eq!(told, u64::from(watches * RATE * SECONDS), "every watch is told everything");
-            for (_, figure) in self.etcd.iter_mut().filter(|(of, _)| *of == watches) {
-                figure.add(true, cpu);
-                figure.add(false, alone);
-            }
-            if watches == WATCHES[WATCHES.len() - 1] {
-                let sent = grown("etcd_network_client_grpc_sent_bytes_total");
-                self.sent.add(true, sent / f64::from(watches * RATE * SECONDS));
-            }
+            let grown = |name: &str| (after.get(name) - before.get(name)) / f64::from(RATE * SECONDS);
+            let [cpu, sent] =
+                [grown("process_cpu_seconds_total") * 1e6, grown("etcd_network_client_grpc_sent_bytes_total")];
+            println!(
+                "  transactions of {batch}, {watches} watches: {cpu:.1} µs of etcd's CPU and {sent:.0} bytes a record"
+            );
+            [cpu, sent]
+        };
+        let alone: Vec<[f64; 2]> = BATCHES.iter().map(|batch| measure(*batch, 0)).collect();
+        for (figure, [cpu, _]) in self.written.iter_mut().zip(&alone) {
+            figure.add(true, *cpu);
         }
-        alone
+        for told in &mut self.told {
+            let [cpu, sent] = measure(told.batch, told.watches);
+            let without = alone[usize::from(told.batch != BATCHES[0])];
+            told.cpu.add(true, (cpu - without[0]) / f64::from(told.watches));
+            told.sent.add(true, (sent - without[1]) / f64::from(told.watches));
+        }
+        alone.into_iter().map(|[cpu, _]| cpu).collect()
     }
 
     /// What a server takes for the records of others, and etcd for it beside the writing `alone`.
@@ -88,7 +102,7 @@ impl Others {
         let bed = Bed::by(Family::V4, true, Way::Library);
         let cpu = |bed: &Bed| [bed.cpu_of_worker(), bed.cpu(), Metrics::of(bed).get("process_cpu_seconds_total")];
         let before = cpu(&bed);
-        others(&bed, 0);
+        others(&bed, BATCHES[0], 0);
         std::thread::sleep(Duration::from_secs(2));
         let after = cpu(&bed);
         let [worker, server, etcd] = [0, 1, 2].map(|n| (after[n] - before[n]) / f64::from(RATE * SECONDS) * 1e6);
@@ -109,24 +123,25 @@ impl Part for Others {
 
     fn measure(&mut self, _: usize) {
         let alone = self.measure_etcd();
-        self.measure_server(alone);
+        self.measure_server(alone[0]);
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        let etcd = self.etcd.iter().map(|(_, figure)| figure);
-        etcd.chain([&self.sent, &self.looked_at, &self.worker, &self.server]).collect()
+        let told = self.told.iter().flat_map(|told| [&told.cpu, &told.sent]);
+        self.written.iter().chain(told).chain([&self.looked_at, &self.worker, &self.server]).collect()
     }
 }
 
-/// Has others write records, and so many watch; how often one was told of one.
-fn others(bed: &Bed, watches: u32) -> u64 {
-    let output = spawn(&bed.hosts.server, &["others", &bed.etcd.url(), &watches.to_string()]).wait();
+/// Has others write records in transactions of so many, and so many watch; how often one was told of one.
+fn others(bed: &Bed, batch: u32, watches: u32) -> u64 {
+    let arguments = ["others", &bed.etcd.url(), &batch.to_string(), &watches.to_string()];
+    let output = spawn(&bed.hosts.server, &arguments).wait();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
 /// In the server's namespace: the above.
-pub fn run(url: &str, watches: u32) {
+pub fn run(url: &str, batch: u32, watches: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
     runtime.block_on(async {
@@ -146,13 +161,13 @@ pub fn run(url: &str, watches: u32) {
         let mut etcd = Client::connect([url], None).await.unwrap();
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
         let begin = Instant::now();
-        for first in (0..RATE * SECONDS).step_by(BATCH as usize) {
+        for first in (0..RATE * SECONDS).step_by(batch as usize) {
             sleep_until(begin + Duration::from_secs(1) * first / RATE).await;
             let put = |n: u32| {
                 let (key, record) = record(n);
                 TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease)))
             };
-            etcd.txn(Txn::new().and_then((first..first + BATCH).map(put).collect::<Vec<_>>())).await.unwrap();
+            etcd.txn(Txn::new().and_then((first..first + batch).map(put).collect::<Vec<_>>())).await.unwrap();
         }
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;

@@ -24,12 +24,14 @@ pub struct Rates {
     pub releases: u32,
     /// How many clients there are; they begin exchanges in turn.
     pub clients: u32,
+    /// Whether the delay of each exchange is told. perfdhcp takes minutes to tell that of a load of minutes.
+    pub delays: bool,
 }
 
 impl Rates {
     /// Nothing but new leases.
     pub fn new(exchanges: u32) -> Self {
-        Self { exchanges, renewals: 0, releases: 0, clients: CLIENTS }
+        Self { exchanges, renewals: 0, releases: 0, clients: CLIENTS, delays: true }
     }
 }
 
@@ -83,8 +85,12 @@ pub fn begin(bed: &Bed, rates: Rates, seconds: u32) -> Running {
             perfdhcp.args([option, &rate.to_string()]);
         }
     }
-    // Half a second for the last answers, and when each message came and went.
-    perfdhcp.args(["-p", &seconds.to_string(), "-W", "500000", "-x", "t"]);
+    // Half a second for the last answers.
+    perfdhcp.args(["-p", &seconds.to_string(), "-W", "500000"]);
+    if rates.delays {
+        // When each message came and went.
+        perfdhcp.args(["-x", "t"]);
+    }
     match bed.family {
         Family::V4 => perfdhcp.args(["-4", "-l", RELAYS[0], "192.0.2.1"]),
         Family::V6 => perfdhcp.args(["-6", "-l", "cli", "all"]),
