@@ -77,7 +77,7 @@ impl Bed {
         Self::start(family, threads, way, json!({ "lease-database": database }), Vec::new())
     }
 
-    fn start(family: Family, threads: bool, way: Way, mut more: Value, mut options: Vec<String>) -> Self {
+    fn start(family: Family, threads: bool, way: Way, mut more: Value, options: Vec<String>) -> Self {
         let (hosts, files) = (Hosts::new("bench"), TempDir::new().unwrap());
         for relay in RELAYS {
             run(&format!("ip -n {} addr add {relay}/24 dev cli", hosts.client));
