@@ -4,10 +4,16 @@
 # make instructions   counted, not timed
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build packages packages-of-tests
+.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build packages packages-of-tests deb
 
 build: packages
 	cargo build --release --locked
+
+# A Debian package for the Kea that is installed here, in target/debian/.
+deb:
+	tests/packages.sh deb
+	rm -rf target/debian && mkdir -p target/debian
+	DESTINATION=target/debian debian/rules clean binary
 
 demo: build
 	tests/demo.sh

@@ -1,12 +1,15 @@
 #!/bin/sh
-# Installs the Debian packages that building and the demonstration need, and those that only tests need if told
-# `packages.sh tests`; does nothing when all are there.
+# Installs the Debian packages that building and the demonstration need, those that a package of our own needs if told
+# `packages.sh deb`, and those that only tests need if told `packages.sh tests`; does nothing when all are there.
 set -eu
 
 packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev
     kea-dhcp4-server kea-dhcp6-server kea-common kea-ctrl-agent etcd-server etcd-client
     isc-dhcp-client iproute2 procps binutils jq"
-[ "${1-}" != tests ] || packages="$packages valgrind kea-admin postgresql mariadb-server"
+case ${1-} in
+deb) packages="$packages debhelper" ;;
+tests) packages="$packages debhelper lintian valgrind kea-admin postgresql mariadb-server" ;;
+esac
 
 missing=""
 for package in $packages; do

@@ -2,6 +2,7 @@
 //! as a cluster of three, and the Kea of three Debian releases.
 
 mod compose;
+mod package;
 #[path = "../servers/records.rs"]
 mod records;
 
