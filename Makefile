@@ -4,7 +4,7 @@
 # make instructions   counted, not timed
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build packages packages-of-tests deb
+.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build deb deny packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -56,6 +56,11 @@ bench-history: packages-of-tests
 # KEEP=1 keeps what is counted.
 instructions: packages-of-tests
 	cargo bench --locked --bench instructions
+
+# What deny.toml says of every crate; compiles cargo-deny when it is not there, which takes a quarter of an hour.
+deny:
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check bans licenses sources
 
 packages:
 	tests/packages.sh
