@@ -270,6 +270,10 @@ impl Summary {
     /// Reads a value from etcd; `None` when it is no record of ours, whoever wrote it.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
+        Self::read(value).filter(Self::is_possible)
+    }
+
+    fn read(value: &[u8]) -> Option<Self> {
         let Ok(record) = serde_json::from_slice::<Record>(value) else {
             // Of another version of this library, or edited.
             return serde_json::from_slice(value).ok();
@@ -283,6 +287,13 @@ impl Summary {
             identifiers: record.identifiers(),
             content: ours_in_form.then(|| record.content()),
         })
+    }
+
+    /// Whether its times are those of a server: seconds in 32 bits, from 1970 to 2106. A forged record of a later time would
+    /// be newer than any lease.
+    fn is_possible(&self) -> bool {
+        let possible = 0..=i64::from(u32::MAX);
+        possible.contains(&self.cltt) && possible.contains(&self.timestamp)
     }
 
     /// Whether the lease ended, and the time after that in which its server may still remove the record.
@@ -376,6 +387,17 @@ mod tests {
             json(&lease, None),
             r#"{"ip":"2001:db8:1::","operation":"offer","state":0,"type":"IA_PD","prefix_len":56,"duid":"00:01:02","iaid":9,"fqdn_fwd":false,"fqdn_rev":true,"subnet_id":7,"cltt":1700000000,"valid_lft":3600,"preferred_lft":1800,"expires_at":1700003600,"timestamp":1700000001,"server":"dhcp-a"}"#
         );
+    }
+
+    #[test]
+    fn times_that_no_server_has_make_no_record() {
+        let record = json(&v4_lease(), None);
+        for (field, time) in [("cltt", "1700000000"), ("timestamp", "1700000001")] {
+            for (number, possible) in [("0", true), ("4294967295", true), ("4294967296", false), ("-1", false)] {
+                let text = record.replace(&format!(r#""{field}":{time}"#), &format!(r#""{field}":{number}"#));
+                assert_eq!(Summary::parse(text.as_bytes()).is_some(), possible, "{text}");
+            }
+        }
     }
 
     #[test]

@@ -178,7 +178,8 @@ impl Etcd {
         let answer: Value = serde_json::from_str(&self.ctl(&["get", "--prefix", base, "-w", "json"])).unwrap();
         let text = |base64: &Value| {
             let bytes = BASE64_STANDARD.decode(base64.as_str().unwrap_or_default()).unwrap();
-            String::from_utf8(bytes).unwrap()
+            // Somebody may have put what is no text.
+            String::from_utf8_lossy(&bytes).into_owned()
         };
         let pairs = answer["kvs"].as_array().into_iter().flatten();
         pairs.map(|pair| (text(&pair["key"]), (text(&pair["value"]), pair["lease"].as_i64().unwrap_or(0)))).collect()

@@ -26,6 +26,7 @@ mod expiry;
 mod exported_symbols;
 mod few_addresses;
 mod ha;
+mod hostile_keys;
 mod index_keys;
 mod life4;
 mod life6;
