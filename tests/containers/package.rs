@@ -58,9 +58,15 @@ fn the_package_is_as_debian_wants_it() {
     }
     let contents = text(Command::new("dpkg-deb").arg("-c").arg(package()));
     let doc = "./usr/share/doc/kea-hook-etcd";
-    for file in
-        ["README.md.gz", "copyright", "crates.txt.gz", "examples/kea-dhcp6.conf", "examples/ha/hot-standby.conf"]
-    {
+    for file in [
+        "README.md.gz",
+        "security.md.gz",
+        "examples/apparmor/kea-hook-etcd",
+        "copyright",
+        "crates.txt.gz",
+        "examples/kea-dhcp6.conf",
+        "examples/ha/hot-standby.conf",
+    ] {
         assert!(contents.lines().any(|line| line.ends_with(&format!("{doc}/{file}"))), "{file}:\n{contents}");
     }
 }

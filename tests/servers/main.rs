@@ -17,6 +17,7 @@ mod records;
 mod sql;
 mod tcp_link;
 
+mod apparmor;
 mod authentication;
 mod bad_parameters;
 mod chaos;
@@ -35,6 +36,7 @@ mod newer_kea;
 mod operators;
 mod real_clients;
 mod reload;
+mod role;
 mod sample_configs;
 mod sql_leases;
 mod strange_leases;
