@@ -28,7 +28,7 @@ fn changes(number: usize) -> Changes {
     let change = |n: usize| {
         let lease = lease(u32::try_from(n).unwrap());
         let row = Row::Held { lease, relay: None };
-        Change { timestamp: NOW, operation: Operation::Offer, row }
+        Change { timestamp: NOW, queued: None, operation: Operation::Offer, row }
     };
     (0..number).map(|n| (v4(0x0a00_0000 + u32::try_from(n).unwrap()), Box::new(change(n)))).collect()
 }

@@ -75,14 +75,15 @@ mod tests {
     use crate::record::v4;
 
     fn note(ended: &mut Ended, n: u32, row: Row) {
-        ended.note(v4(n), Change { timestamp: 1, operation: Operation::Update, row }, true);
+        ended.note(v4(n), Change { queued: None, timestamp: 1, operation: Operation::Update, row }, true);
     }
 
     #[test]
     fn a_late_record_is_removed_a_limited_number_of_times() {
         let (mut ended, owner) = (Ended::default(), Some(Lease::plain_v4(1).owner()));
         note(&mut ended, 1, Row::Gone { owner: owner.clone() });
-        let finding = Change { timestamp: 1, operation: Operation::Sync, row: Row::Gone { owner: owner.clone() } };
+        let finding =
+            Change { queued: None, timestamp: 1, operation: Operation::Sync, row: Row::Gone { owner: owner.clone() } };
         ended.note(v4(1), finding.clone(), false);
         for _ in 0..TIMES {
             assert_eq!(ended.owner(v4(1)), owner);

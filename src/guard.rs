@@ -123,11 +123,11 @@ mod tests {
     }
 
     fn held(cltt: i64, timestamp: i64, operation: Operation) -> Change {
-        Change { timestamp, operation, row: Row::Held { lease: lease(cltt, 1), relay: None } }
+        Change { queued: None, timestamp, operation, row: Row::Held { lease: lease(cltt, 1), relay: None } }
     }
 
     fn gone(timestamp: i64, operation: Operation, owner: Option<Owner>) -> Change {
-        Change { timestamp, operation, row: Row::Gone { owner } }
+        Change { queued: None, timestamp, operation, row: Row::Gone { owner } }
     }
 
     fn found(server: &str, cltt: i64, timestamp: i64, client: u8) -> Found {

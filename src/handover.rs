@@ -132,7 +132,7 @@ mod tests {
     use crate::record::v4;
 
     fn change(timestamp: i64) -> Box<Change> {
-        Box::new(Change { timestamp, operation: Operation::Update, row: Row::Gone { owner: None } })
+        Box::new(Change { queued: None, timestamp, operation: Operation::Update, row: Row::Gone { owner: None } })
     }
 
     #[test]

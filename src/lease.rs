@@ -1,7 +1,7 @@
 //! A lease as Kea's lease database holds it, and a change of one on its way to etcd. No I/O.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The time, in seconds since the epoch as in leases.
 #[must_use]
@@ -267,6 +267,8 @@ pub struct Change {
     /// When Kea made it, seconds since the epoch. Of a change that nobody told of, the lease's `cltt`: it was made
     /// then or later, so it never counts as newer than what another server tells of the same transaction.
     pub timestamp: i64,
+    /// When it, or an older one that it replaced, was queued; `None` when nobody told of it.
+    pub queued: Option<Instant>,
     /// What made it.
     pub operation: Operation,
     /// What the lease database holds since.
@@ -287,6 +289,7 @@ impl Change {
         if older.is_finding() {
             return;
         }
+        self.queued = older.queued.or(self.queued);
         if let Row::Gone { owner: owner @ None } = &mut self.row {
             *owner = match &older.row {
                 Row::Held { lease, .. } => Some(lease.owner()),
@@ -316,6 +319,28 @@ impl Change {
         match &self.row {
             Row::Held { lease, .. } => FIXED + 6 * lease.hostname.len() + 2 * lease.user_context.len(),
             Row::Gone { .. } => 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_change_that_replaces_a_waiting_one_waits_since_the_first_was_queued() {
+        let first = Instant::now();
+        let second = first + Duration::from_secs(1);
+        let change = |operation, queued| Change { timestamp: 1, queued, operation, row: Row::Gone { owner: None } };
+        for (older, is_kept) in [
+            (change(Operation::Offer, Some(first)), true),
+            // Nobody told of it.
+            (change(Operation::Sync, None), false),
+        ] {
+            let mut newer = change(Operation::Renew, Some(second));
+            newer.inherit(&older);
+            assert_eq!(newer.queued, Some(if is_kept { first } else { second }));
         }
     }
 }

@@ -361,7 +361,7 @@ impl<K: Kea> Mirror<K> {
                     return;
                 }
             };
-            let change = Box::new(Change { timestamp, operation, row });
+            let change = Box::new(Change { timestamp, queued: (!found).then(Instant::now), operation, row });
             let mut puts = lock(stripe);
             // Each round in vain is one in which another thread got through.
             if *puts == before {

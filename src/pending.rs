@@ -397,8 +397,12 @@ impl Pending {
             return;
         }
         self.found.insert(address, Seen { found, heard: false });
-        let change =
-            Change { timestamp: lease.cltt, operation: lease::Operation::Sync, row: Row::Held { lease, relay: None } };
+        let change = Change {
+            queued: None,
+            timestamp: lease.cltt,
+            operation: lease::Operation::Sync,
+            row: Row::Held { lease, relay: None },
+        };
         self.put(address, Box::new(change));
     }
 
@@ -529,8 +533,9 @@ impl Pending {
     }
 
     fn put_back(&mut self, address: IpAddr, change: Box<Change>) {
-        // What came meanwhile is newer.
-        self.waiting.entry(address).or_insert(change);
+        // What came meanwhile is newer, but etcd has been behind since this one.
+        let queued = change.queued;
+        self.waiting.entry(address).and_modify(|newer| newer.queued = queued.or(newer.queued)).or_insert(change);
         self.settle(address);
     }
 

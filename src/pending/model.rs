@@ -239,9 +239,9 @@ impl World {
         let change = match &self.truth {
             Some(lease) => {
                 let timestamp = if operation == By::Sync { lease.cltt } else { time };
-                Change { timestamp, operation, row: Row::Held { lease: lease.clone(), relay: None } }
+                Change { queued: None, timestamp, operation, row: Row::Held { lease: lease.clone(), relay: None } }
             }
-            None => Change { timestamp: time, operation, row: Row::Gone { owner } },
+            None => Change { queued: None, timestamp: time, operation, row: Row::Gone { owner } },
         };
         self.servers[server].pending.put(v4(1), Box::new(change));
     }

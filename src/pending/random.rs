@@ -283,7 +283,10 @@ impl World {
             Some(lease) => (if is_told { now } else { lease.cltt }, Row::Held { lease, relay: None }),
             None => (now, Row::Gone { owner }),
         };
-        self.servers[n].handover.put(address, Box::new(Change { timestamp, operation, row })).expect("room");
+        self.servers[n]
+            .handover
+            .put(address, Box::new(Change { queued: None, timestamp, operation, row }))
+            .expect("room");
     }
 
     fn is_reading_suspects(&self, n: usize) -> bool {

@@ -8,7 +8,7 @@ use crate::record::{Summary, v4};
 
 fn change(timestamp: i64) -> Box<Change> {
     let lease = Lease { cltt: timestamp, ..Lease::plain_v4(0) };
-    Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+    Box::new(Change { queued: None, timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
 }
 
 fn sync(timestamp: i64) -> Box<Change> {
@@ -155,7 +155,7 @@ fn a_record_that_only_loses_index_keys_keeps_its_revision() {
     let mut pending = pending(0);
     assert!(observe(&mut pending, Found { as_of: 8, key: Some(key) }));
     let row = Row::Held { lease, relay: None };
-    pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Sync, row }));
+    pending.put(v4(0), Box::new(Change { queued: None, timestamp: 2, operation: By::Sync, row }));
     let batch = pending.next_batch(0).unwrap();
     assert_eq!(batch.operations()[0].write.as_ref().unwrap().action, Action::Keep);
     pending.landed(batch, 9);
@@ -197,7 +197,7 @@ fn a_removal_that_does_not_know_whose_lease_went_learns_it_from_what_it_replaces
         let mut pending = pending(0);
         assert!(observe(&mut pending, junk(7)));
         pending.put(v4(0), older);
-        let gone = Change { timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
+        let gone = Change { queued: None, timestamp: 9, operation: By::Update, row: Row::Gone { owner: None } };
         pending.put(v4(0), Box::new(gone));
         let Row::Gone { owner } = &pending.waiting[&v4(0)].row else { unreachable!("a removal") };
         assert_eq!(owner.is_some(), learns);
@@ -223,7 +223,7 @@ fn a_watch_that_lags_behind_our_own_writes_settles_nothing() {
     pending.landed(batch, 6);
     // The lease ends, and waits for others; only then the watch tells of what we have written over.
     let row = Row::Gone { owner: Some(lease.owner()) };
-    pending.put(v4(0), Box::new(Change { timestamp: 30, operation: By::Update, row }));
+    pending.put(v4(0), Box::new(Change { queued: None, timestamp: 30, operation: By::Update, row }));
     assert!(pending.noticed(v4(0), &old, Before::Nothing));
     let batch = pending.next_batch(0).expect("our record is there still");
     assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 6);
@@ -292,7 +292,7 @@ fn an_observation_does_not_count_when_something_was_sent_since_it_was_asked_for(
     pending.put(v4(0), change(2));
     let write = pending.next_batch(0).unwrap();
     pending.landed(write, 7);
-    let gone = Change { timestamp: 3, operation: By::Update, row: Row::Gone { owner: None } };
+    let gone = Change { queued: None, timestamp: 3, operation: By::Update, row: Row::Gone { owner: None } };
     pending.put(v4(0), Box::new(gone));
     let removal = pending.next_batch(0).unwrap();
     pending.landed(removal, 8);
@@ -358,7 +358,7 @@ fn a_late_record_of_a_lease_that_ended_here_is_removed_and_of_any_other_is_not()
         pending.landed(batch, 5);
         let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
         let row = Row::Gone { owner: Some(lease.owner()) };
-        pending.put(v4(0), Box::new(Change { timestamp: 2, operation: By::Update, row }));
+        pending.put(v4(0), Box::new(Change { queued: None, timestamp: 2, operation: By::Update, row }));
         let batch = pending.next_batch(0).unwrap();
         pending.landed(batch, 6);
         // The other server had read the lease before it ended.
@@ -382,13 +382,18 @@ fn somebody_who_writes_after_us_is_noticed_and_our_own_write_is_not() {
 
 fn named(hostname: &[u8], timestamp: i64) -> Box<Change> {
     let lease = Lease { hostname: hostname.into(), cltt: timestamp, ..Lease::plain_v4(0) };
-    Box::new(Change { timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
+    Box::new(Change { queued: None, timestamp, operation: By::Renew, row: Row::Held { lease, relay: None } })
 }
 
 /// The end of the lease of a name, told by somebody who knew the lease.
 fn ended(hostname: &[u8], cltt: i64) -> Box<Change> {
     let lease = Lease { hostname: hostname.into(), cltt, ..Lease::plain_v4(0) };
-    Box::new(Change { timestamp: 3, operation: By::Update, row: Row::Gone { owner: Some(lease.owner()) } })
+    Box::new(Change {
+        queued: None,
+        timestamp: 3,
+        operation: By::Update,
+        row: Row::Gone { owner: Some(lease.owner()) },
+    })
 }
 
 /// What the watch or a look tells of our own record of `change`.
@@ -442,7 +447,7 @@ fn look(pending: &mut Pending, found: Found) {
 /// What a suspect becomes: its key is observed, and then its lease read.
 fn find(pending: &mut Pending, found: Found, row: Row) {
     assert!(observe(pending, found));
-    pending.put(v4(0), Box::new(Change { timestamp: 1, operation: By::Sync, row }));
+    pending.put(v4(0), Box::new(Change { queued: None, timestamp: 1, operation: By::Sync, row }));
 }
 
 #[test]
@@ -635,7 +640,7 @@ fn a_transaction_has_room_for_the_index_keys() {
     for n in 0..100 {
         let lease = Lease { hwaddr: [1].into(), hostname: (*b"x").into(), ..Lease::plain_v4(n) };
         let row = Row::Held { lease, relay: None };
-        pending.put(v4(n), Box::new(Change { timestamp: 1, operation: By::Offer, row }));
+        pending.put(v4(n), Box::new(Change { queued: None, timestamp: 1, operation: By::Offer, row }));
     }
     let sizes: Vec<usize> =
         std::iter::from_fn(|| pending.next_batch(0)).map(|batch| batch.operations().len()).collect();
@@ -650,4 +655,17 @@ fn nothing_unsettled_is_lost_at_the_end() {
     let left = pending.into_changes([batch]);
     assert_eq!(left.len(), 200);
     assert_eq!(left.values().filter(|change| change.timestamp == 5).count(), 1);
+}
+
+#[test]
+fn what_failed_and_was_replaced_meanwhile_counts_as_waiting_since_it_was_queued_first() {
+    let mut pending = pending(0);
+    let first = std::time::Instant::now();
+    let queued = |queued| Box::new(Change { queued: Some(queued), ..*change(1) });
+    pending.put(v4(0), queued(first));
+    let batch = pending.next_batch(0).unwrap();
+    pending.put(v4(0), queued(first + std::time::Duration::from_secs(1)));
+    pending.failed(batch);
+    let again = pending.next_batch(0).unwrap();
+    assert_eq!(again.operations()[0].change.queued, Some(first));
 }
