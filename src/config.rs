@@ -4,6 +4,7 @@ pub mod credentials;
 pub mod endpoints;
 
 use std::fmt::{self, Display};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Config {
     pub index: Vec<Kind>,
     /// How long unloading may wait for what is still unwritten.
     pub flush_timeout: Duration,
+    /// Where Prometheus may scrape metrics, if anywhere; the port is not 0.
+    pub metrics_address: Option<SocketAddr>,
 }
 
 /// A parameter that cannot be accepted: which one, what was found, what is accepted.
@@ -60,7 +63,7 @@ impl Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Every parameter's name.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "endpoints",
     "trust-anchor",
     "cert-file",
@@ -79,6 +82,7 @@ const NAMES: [&str; 18] = [
     "resync-interval",
     "index",
     "flush-timeout",
+    "metrics-address",
 ];
 
 /// Milliseconds that a time-out may have.
@@ -124,6 +128,7 @@ impl Config {
             },
             index: index(map)?,
             flush_timeout: milliseconds(map, "flush-timeout", 3000, 0..=600_000)?,
+            metrics_address: metrics_address(map)?,
         })
     }
 }
@@ -195,6 +200,14 @@ fn index(map: &Map<String, Value>) -> Result<Vec<Kind>, ConfigError> {
     Ok(kinds)
 }
 
+fn metrics_address(map: &Map<String, Value>) -> Result<Option<SocketAddr>, ConfigError> {
+    const NAME: &str = "metrics-address";
+    const ACCEPTED: &str = "an IP address and a port from 1 to 65535, such as 127.0.0.1:9547 or [::1]:9547";
+    let Some(text) = string(map, NAME, ACCEPTED)? else { return Ok(None) };
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    address.map(Some).ok_or_else(|| fault(NAME, Value::from(text), ACCEPTED))
+}
+
 fn prefix(map: &Map<String, Value>) -> Result<String, ConfigError> {
     const ACCEPTED: &str = "printable ASCII text that begins with '/', has no empty part and no '/' at its end";
     let Some(text) = string(map, "prefix", ACCEPTED)? else { return Ok("/nnoe/dhcp".into()) };
@@ -236,7 +249,7 @@ mod tests {
         assert_eq!(config.request_timeout, Duration::from_secs(5));
         assert_eq!(config.queue_size, 65_536);
         assert_eq!(config.flush_timeout, Duration::from_secs(3));
-        assert!(config.expire_keys && config.index.is_empty());
+        assert!(config.expire_keys && config.index.is_empty() && config.metrics_address.is_none());
         assert_eq!(config.expire_grace, 120);
         assert_eq!(config.resync_interval, Some(Duration::from_secs(3600)));
         assert!(!config.server_name.is_empty());
@@ -247,7 +260,8 @@ mod tests {
         let config = Config::parse(
             r#"{"endpoints":["HTTP://10.0.0.1:2379","http://[::1]:2379/"],"prefix":"/a/b","server-name":"s1",
                "connect-timeout":100,"request-timeout":200,"queue-size":3,"flush-timeout":0,"expire-keys":false,
-               "expire-grace":0,"resync-interval":0,"index":["duid","hostname"]}"#,
+               "expire-grace":0,"resync-interval":0,"index":["duid","hostname"],
+               "metrics-address":"[::1]:9547"}"#,
         )
         .unwrap();
         assert_eq!(
@@ -265,6 +279,7 @@ mod tests {
                 resync_interval: None,
                 index: vec![Kind::Duid, Kind::Hostname],
                 flush_timeout: Duration::ZERO,
+                metrics_address: Some("[::1]:9547".parse().unwrap()),
             }
         );
     }
@@ -273,7 +288,12 @@ mod tests {
     fn a_bad_parameter_is_named_with_what_was_found_and_what_is_accepted() {
         for (parameters, name, found) in [
             (r#"{"endpoint":[]}"#, "endpoint", "an unknown name"),
-            (r#"{"metrics-address":"[::1]:1"}"#, "metrics-address", "an unknown name"),
+            (r#"{"metrics-address":9547}"#, "metrics-address", "9547"),
+            (r#"{"metrics-address":"localhost:9547"}"#, "metrics-address", r#""localhost:9547""#),
+            (r#"{"metrics-address":"127.0.0.1"}"#, "metrics-address", r#""127.0.0.1""#),
+            (r#"{"metrics-address":"127.0.0.1:0"}"#, "metrics-address", r#""127.0.0.1:0""#),
+            (r#"{"metrics-address":"127.0.0.1:65536"}"#, "metrics-address", r#""127.0.0.1:65536""#),
+            (r#"{"metrics-address":"::1:9547"}"#, "metrics-address", r#""::1:9547""#),
             (r#"{"expire-keys":"yes"}"#, "expire-keys", r#""yes""#),
             (r#"{"expire-grace":-1}"#, "expire-grace", "-1"),
             (r#"{"resync-interval":0.5}"#, "resync-interval", "0.5"),

@@ -23,7 +23,7 @@ impl Counter {
     }
 }
 
-/// How many counters there are.
+/// How many of the counters are among Kea's statistics.
 pub const NUMBER: usize = 8;
 
 /// The counters since the library was loaded.
@@ -45,10 +45,14 @@ pub struct Counters {
     pub queue_overflows: Counter,
     /// Addresses that wait to be written.
     pub pending: Counter,
+    /// Leases that clients were newly assigned; for Prometheus only.
+    pub assigned: Counter,
+    /// Comparisons that did not come to their end; for Prometheus only.
+    pub resync_failures: Counter,
 }
 
 impl Counters {
-    /// Each counter with its name in Kea's statistics.
+    /// Those counters with their names there.
     #[must_use]
     pub fn all(&self) -> [(&'static str, i64); NUMBER] {
         [

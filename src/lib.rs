@@ -18,9 +18,10 @@
 //! comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
-//! parameters), [`credential_files`] (what those of TLS and authentication name), [`commands`] and [`control`] (what operators ask and get told), [`messages`] and [`log`] (Kea's log),
-//! [`counters`] (Kea's statistics). Only the bridge needs Kea; without the feature `kea` the rest is built and tested
-//! alone.
+//! parameters), [`credential_files`] (what those of TLS and authentication name), [`commands`] and [`control`] (what
+//! operators ask and get told), [`messages`] and [`log`] (Kea's log), [`counters`] (Kea's statistics), [`metrics`] and
+//! [`scrape`] (what Prometheus is told, and where). Only the bridge needs Kea; without the feature `kea` the rest is built and
+//! tested alone.
 
 #[cfg(feature = "kea")]
 mod bridge;
@@ -47,12 +48,14 @@ pub mod link;
 pub mod log;
 pub mod marks;
 pub mod messages;
+pub mod metrics;
 pub mod mirror;
 pub mod pending;
 pub mod presence;
 pub mod readings;
 pub mod record;
 pub mod resync;
+pub mod scrape;
 pub mod suspects;
 pub mod walk;
 pub mod worker;

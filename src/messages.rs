@@ -53,6 +53,10 @@ messages! {
     NAME_TAKEN = "ETCD_NAME_TAKEN";
     /// The lease database could not be read for an address, for the reason given; its record stays as it is meanwhile, and it is read again about every second until that succeeds.
     READ_FAILED = "ETCD_READ_FAILED";
+    /// Prometheus can scrape the metrics at the address that the line names.
+    METRICS = "ETCD_METRICS";
+    /// The metrics cannot be served at `metrics-address`, for the reason given; it is tried again every two seconds, the mirror goes on. Where the address is in use, end the other program or give another port; each server needs one of its own.
+    METRICS_FAILED = "ETCD_METRICS_FAILED";
     /// Unloaded with everything written, or with what is left unwritten; what is left is written by the next load in the same process.
     UNLOADED = "ETCD_UNLOADED";
     /// The worker did not end in time and is left behind; please report this.

@@ -36,6 +36,7 @@ use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now}
 use crate::lease_commands::{Commanded, commanded, named_addresses};
 use crate::marks::{Mark, Marks};
 use crate::messages;
+use crate::metrics::Lag;
 use crate::readings::{PAGE, Readings, TURN};
 use crate::worker::{Shared, Worker};
 
@@ -111,6 +112,7 @@ impl<K: Kea> Mirror<K> {
             readings: Readings::default(),
             control: Control::default(),
             counters,
+            lag: Lag::default(),
         };
         Self {
             kea: Arc::new(kea),
@@ -181,6 +183,7 @@ impl<K: Kea> Mirror<K> {
     /// An exchange with a client assigned or extended a lease, or declined it.
     pub fn assigned(&self, address: IpAddr, lease_type: LeaseType, relay: Option<IpAddr>) {
         let operation = hints::told(address).unwrap_or(Operation::Offer);
+        self.shared.counters.assigned.add(usize::from(operation == Operation::Offer));
         self.read_again(address, lease_type, operation, relay, None);
     }
 

@@ -35,7 +35,9 @@ use crate::counters::Counters;
 use crate::handover::{Changes, Handover};
 use crate::lease::Family;
 use crate::messages;
+use crate::metrics::{self, Lag, Told};
 use crate::readings::Readings;
+use crate::scrape;
 
 use mirroring::Mirroring;
 
@@ -67,6 +69,24 @@ pub struct Shared {
     pub control: Control,
     /// What is counted.
     pub counters: Counters,
+    /// How long changes waited until etcd had them.
+    pub lag: Lag,
+}
+
+impl Shared {
+    /// What Prometheus is told.
+    fn metrics(&self) -> prometheus::Result<String> {
+        metrics::text(&Told {
+            config: &self.config,
+            family: self.family,
+            kea_version: &self.kea_version,
+            started_at: self.started_at,
+            counters: &self.counters,
+            control: &self.control,
+            waiting: self.handover.waiting(),
+            lag: &self.lag,
+        })
+    }
 }
 
 /// A running worker. Dropping it leaves the thread behind; [`stop`](Self::stop) ends it.
@@ -88,6 +108,11 @@ impl Worker {
         let (stop, mut stopping) = oneshot::channel();
         let (give, left) = mpsc::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        if let Some(address) = shared.config.metrics_address {
+            let shared = Arc::clone(&shared);
+            // Ends with the runtime, before the thread does: the next load can have the port at once.
+            runtime.spawn(scrape::serve(address, Arc::new(move || shared.metrics())));
+        }
         let thread = std::thread::Builder::new().name("dhcp-etcd".into()).spawn(move || {
             loop {
                 let mirroring = Mirroring::new(&shared, &wake);

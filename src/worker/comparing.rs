@@ -91,6 +91,7 @@ impl Mirroring<'_> {
             Err(reason) => {
                 error!(target: messages::RESYNC_FAILED, "the lease database cannot be read: {reason}");
                 let purpose = resync.purpose;
+                self.shared.counters.resync_failures.add(1);
                 self.take_resync();
                 self.resync_not_before = Instant::now() + 5 * BETWEEN_RESYNCS;
                 // Not a command any more, which would not wait.

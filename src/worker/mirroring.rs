@@ -455,6 +455,9 @@ impl<'a> Mirroring<'a> {
         for operation in batch.operations() {
             let Some(write) = &operation.write else { continue };
             changed |= write.changes_key();
+            if let Some(queued) = operation.change.queued {
+                self.shared.lag.observe(queued.elapsed());
+            }
             match write.action {
                 Action::Put(_) | Action::Move(_) => {
                     counters.writes.add(1);

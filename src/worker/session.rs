@@ -79,6 +79,7 @@ impl Mirroring<'_> {
             self.ending = Ending::GivenUp;
         }
         if let Some(resync) = self.take_resync() {
+            self.shared.counters.resync_failures.add(1);
             self.shared.control.interrupted(resync.purpose, resync.reason);
             self.resync_not_before = Instant::now() + BETWEEN_RESYNCS;
         }
