@@ -8,7 +8,7 @@ packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost
     isc-dhcp-client iproute2 procps binutils jq"
 case ${1-} in
 deb) packages="$packages debhelper" ;;
-tests) packages="$packages debhelper lintian apparmor strace valgrind kea-admin postgresql mariadb-server" ;;
+tests) packages="$packages debhelper lintian apparmor strace valgrind kea-admin postgresql mariadb-server prometheus" ;;
 esac
 
 missing=""

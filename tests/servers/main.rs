@@ -13,6 +13,8 @@ mod kea;
 mod mirrored;
 mod ports;
 mod program;
+#[expect(dead_code, reason = "the benchmark needs more of it")]
+mod prometheus;
 mod records;
 mod sql;
 mod tcp_link;
@@ -32,6 +34,7 @@ mod index_keys;
 mod life4;
 mod life6;
 mod memory;
+mod metrics;
 mod newer_kea;
 mod operators;
 mod real_clients;
