@@ -91,6 +91,7 @@ fn transactions(leases: u32) {
     for batch in numbers.chunks(MAX_OPERATIONS) {
         let change = |n: u32| Change {
             timestamp: NOW,
+            queued: None,
             operation: Operation::Offer,
             row: Row::Held { lease: lease(n), relay: None },
         };

@@ -32,7 +32,7 @@ pub fn try_input(input: &[u8]) {
             let owner = store.leases.remove(&address).map(|lease| lease.owner());
             Row::Gone { owner }
         };
-        store.write(address, &Change { timestamp, operation, row });
+        store.write(address, &Change { timestamp, queued: None, operation, row });
     }
     // What was written as it came is what a comparison would have written.
     let (findings, suspects, orphans) = store.compare(None);

@@ -119,8 +119,8 @@ fn changes(store: &Store, lease: &Lease, all: &[Lease], circumstances: &Circumst
     let changes = [
         finding(Some(&newer)),
         finding(None),
-        Change { timestamp, operation: Operation::Renew, row: Row::Held { lease: newer, relay: None } },
-        Change { timestamp: NOW, operation: Operation::Update, row: Row::Gone { owner: Some(owner) } },
+        Change { timestamp, queued: None, operation: Operation::Renew, row: Row::Held { lease: newer, relay: None } },
+        Change { timestamp: NOW, queued: None, operation: Operation::Update, row: Row::Gone { owner: Some(owner) } },
     ];
     let others: Vec<Identifiers> = all.iter().take(16).map(Identifiers::of).collect();
     let left: Vec<&Identifiers> = others.iter().collect();

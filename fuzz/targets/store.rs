@@ -40,7 +40,7 @@ pub fn finding(lease: Option<&Lease>) -> Change {
         Some(lease) => (lease.cltt, Row::Held { lease: lease.clone(), relay: None }),
         None => (NOW, Row::Gone { owner: None }),
     };
-    Change { timestamp, operation: Operation::Sync, row }
+    Change { timestamp, queued: None, operation: Operation::Sync, row }
 }
 
 /// Index keys that belong to no record, with the revision of each.
