@@ -128,6 +128,8 @@ impl Etcd {
     fn etcdctl(&self, seconds: u32) -> Command {
         let mut etcdctl = command("etcdctl", &self.host);
         etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), &format!("--command-timeout={seconds}s")]);
+        // A client with a password authenticates within this, which is seconds on a busy machine.
+        etcdctl.arg(format!("--dial-timeout={seconds}s"));
         if self.flags.tls {
             etcdctl.args(["--insecure-transport=false", "--insecure-skip-tls-verify"]);
         }
