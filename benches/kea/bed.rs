@@ -30,12 +30,21 @@ pub enum Way<'a> {
     None,
     /// Our library.
     Library,
+    /// Our library, which tells Prometheus its metrics at an address.
+    Scraped(&'a str),
     /// Another library that passes everything on to ours.
     Through(&'a Path),
     /// Kea's library that runs a script at each hook point; the script puts a record into etcd.
     RunScript,
     /// They are in PostgreSQL instead.
     PostgreSql,
+}
+
+impl Way<'_> {
+    /// Whether our library is loaded.
+    fn has_library(self) -> bool {
+        matches!(self, Self::Library | Self::Scraped(_) | Self::Through(_))
+    }
 }
 
 /// A server of its own for each measurement; everything is gone at the end.
@@ -64,7 +73,7 @@ impl Bed {
     /// The same with further settings of the server, and options of etcd.
     pub fn with(family: Family, threads: bool, way: Way, more: Value, options: Vec<String>) -> Self {
         let mut bed = Self::start(family, threads, way, more, options);
-        if matches!(way, Way::Library | Way::Through(_)) {
+        if way.has_library() {
             bed.wait_compared(1);
         }
         bed
@@ -110,6 +119,7 @@ impl Bed {
         let mut sql = None;
         match way {
             Way::None | Way::Library => {}
+            Way::Scraped(address) => wanted = wanted.parameter("metrics-address", json!(address)),
             Way::Through(other) => {
                 wanted.more["hooks-libraries"] = json!([{ "library": other, "parameters": wanted.parameters }]);
             }
@@ -123,7 +133,7 @@ impl Bed {
                 sql = Some(server);
             }
         }
-        let kea = Kea::start_in(&hosts.server, &wanted, matches!(way, Way::Library | Way::Through(_)));
+        let kea = Kea::start_in(&hosts.server, &wanted, way.has_library());
         Self { kea, etcd, _sql: sql, hosts, family, _files: files }
     }
 

@@ -20,6 +20,9 @@ mod ports;
 #[path = "../../tests/servers/program.rs"]
 mod program;
 #[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/servers/prometheus.rs"]
+mod prometheus;
+#[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/servers/records.rs"]
 mod records;
 #[expect(dead_code, reason = "the tests need more of it")]
@@ -30,6 +33,7 @@ mod bed;
 mod beside;
 mod callouts;
 mod cost;
+mod dashboard;
 mod figures;
 mod history;
 mod lag;
@@ -77,6 +81,7 @@ fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
         ("large", Box::new(large::Large::new())),
         ("outage", Box::new(outage::Outage::new())),
         ("plots", Box::new(plots::Plots::default())),
+        ("dashboard", Box::new(dashboard::Dashboard)),
         ("peers", Box::new(peers::Peers::new())),
         ("history", Box::new(history::History::new())),
         ("others", Box::new(others::Others::new())),

@@ -121,18 +121,33 @@ pub fn promtool(arguments: &[&str]) {
     assert!(output.status.success(), "promtool {arguments:?}:\n{told}");
 }
 
-/// The queries of the dashboard by their panels, with what Grafana puts into them.
-pub fn dashboard() -> Vec<(String, Vec<(String, String)>)> {
+/// A panel of the dashboard.
+pub struct Panel {
+    pub title: String,
+    /// Grafana's name for the kind of panel.
+    pub kind: String,
+    /// Grafana's name for the unit, if it has one.
+    pub unit: Option<String>,
+    /// Its queries with their legends.
+    pub queries: Vec<(String, String)>,
+}
+
+/// The panels of the dashboard, with what Grafana would put into their queries: a time for rates, and every server.
+pub fn dashboard(rate_interval: &str) -> Vec<Panel> {
     let dashboard: Value = serde_json::from_slice(&std::fs::read(docs("grafana-dashboard.json")).unwrap()).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let panel = |panel: &Value| {
         let targets = panel["targets"].as_array().unwrap().iter().map(|target| {
-            // Four scrapes, as Grafana's documentation has it.
-            let query = text(&target["expr"]).replace("$__rate_interval", "2s").replace("$instance", ".*");
+            let query = text(&target["expr"]).replace("$__rate_interval", rate_interval).replace("$instance", ".*");
             assert!(!query.contains('$'), "a variable that is not filled in: {query}");
             (query, text(&target["legendFormat"]))
         });
-        (text(&panel["title"]), targets.collect())
+        Panel {
+            title: text(&panel["title"]),
+            kind: text(&panel["type"]),
+            unit: panel["fieldConfig"]["defaults"]["unit"].as_str().map(str::to_owned),
+            queries: targets.collect(),
+        }
     };
     dashboard["panels"].as_array().unwrap().iter().map(panel).collect()
 }
