@@ -21,7 +21,10 @@ use crate::prometheus::{self, Panel, Prometheus};
 const ADDRESS: &str = "127.0.0.1:9547";
 
 /// What clients begin in a second.
-const RATES: Rates = Rates { exchanges: 500, renewals: 300, releases: 150 };
+fn rates() -> Rates {
+    Rates { renewals: 300, releases: 150, ..Rates::new(500) }
+}
+
 /// Seconds of that load, and between which of them etcd hangs.
 const LOAD: u32 = 90;
 const HANGS: (u32, u32) = (40, 52);
@@ -48,7 +51,7 @@ impl Part for Dashboard {
         sleep(Duration::from_secs(BEFORE.into()));
         let begin = dhcp_etcd::lease::now();
         scope(|scope| {
-            scope.spawn(|| perfdhcp::begin(&bed, RATES, LOAD).wait());
+            scope.spawn(|| perfdhcp::begin(&bed, rates(), LOAD).wait());
             sleep(Duration::from_secs(HANGS.0.into()));
             bed.etcd.hang();
             sleep(Duration::from_secs((HANGS.1 - HANGS.0).into()));
@@ -74,7 +77,7 @@ fn draw(prometheus: &Prometheus, begin: i64) -> Drawn {
     let area = SVGBackend::new("docs/dashboard.svg", (2 * PANEL.0, HEAD + rows * PANEL.1)).into_drawing_area();
     area.fill(&WHITE)?;
     let (head, below) = area.split_vertically(HEAD);
-    let Rates { exchanges, renewals, releases } = RATES;
+    let Rates { exchanges, renewals, releases, .. } = rates();
     let what = format!(
         "kea-dhcp4, per second {exchanges} new leases, {renewals} renewals, {releases} releases; etcd hangs in the shaded time"
     );
