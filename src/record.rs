@@ -177,14 +177,18 @@ fn is_zero(number: &u32) -> bool {
 
 /// Colon-separated lower-case hex, as Kea spells identifiers; `None` for no bytes.
 fn hex(bytes: &[u8]) -> Option<String> {
-    use std::fmt::Write;
-    let (first, rest) = bytes.split_first()?;
+    // Formatting each byte took two fifths of the time of a record.
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 3);
-    let _ = write!(text, "{first:02x}");
-    for byte in rest {
-        let _ = write!(text, ":{byte:02x}");
+    for byte in bytes {
+        if !text.is_empty() {
+            text.push(':');
+        }
+        for digit in [byte >> 4, byte & 0xf] {
+            text.push(char::from(DIGITS[usize::from(digit)]));
+        }
     }
-    Some(text)
+    (!text.is_empty()).then_some(text)
 }
 
 /// A host name's bytes as text: UTF-8 as it is, other bytes one character each (ISO 8859-1), so that none is lost.

@@ -41,7 +41,10 @@ fn kea_does_not_start_and_says_why() {
         (json!({ "expire-grace": -1 }), "parameter 'expire-grace': found -1, accepted is a whole number of seconds"),
         (json!({ "resync-interval": "1h" }), "parameter 'resync-interval': found \"1h\", accepted is"),
         (json!({ "index": ["mac"] }), "parameter 'index': found \"mac\", accepted is a list of hw-address, client-id"),
-        (json!({ "metrics-address": "::1" }), "parameter 'metrics-address': found an unknown name"),
+        (
+            json!({ "metrics-address": "::1" }),
+            "parameter 'metrics-address': found \"::1\", accepted is an IP address and a port",
+        ),
     ] {
         refused(Family::V4, parameters, line);
     }
