@@ -39,7 +39,7 @@ fuzz: packages
 	cargo fuzz --version || cargo install --locked cargo-fuzz
 	for target in operator etcd client; do \
 		cargo fuzz run --sanitizer none $$target -- -max_total_time=$${FUZZ_SECONDS:-1800} \
-			-dict=fuzz/dictionary -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+			-dict=fuzz/dictionary -timeout=60 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
 	done
 
 bench: packages-of-tests

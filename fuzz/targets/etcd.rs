@@ -43,7 +43,8 @@ pub fn try_input(input: &[u8]) {
     let mut store = Store::new(writer(family, &kinds(bits), switch(1)), family);
     let mut parts = bytes.take_rest().split(|byte| *byte == 0xff);
     while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
-        put(&mut store, key, value, switch(2).then_some(circumstances.etcd_lease));
+        let differs = switch(5).then_some((circumstances.newer.into(), switch(6)));
+        put(&mut store, key, value, switch(2).then_some(circumstances.etcd_lease), differs);
     }
     let leases: Vec<Lease> = store.leases.values().cloned().collect();
     if switch(3) {
@@ -60,8 +61,9 @@ pub fn try_input(input: &[u8]) {
     agrees(&store);
 }
 
-/// Puts a key. When it is a record that says what a lease of ours might be, that lease is in our database too.
-fn put(store: &mut Store, key: &[u8], value: &[u8], etcd_lease: Option<u8>) {
+/// Puts a key. When it is a record that says what a lease of ours might be, that lease is in our database too, or one that
+/// `differs`: newer by so many seconds, and perhaps otherwise.
+fn put(store: &mut Store, key: &[u8], value: &[u8], etcd_lease: Option<u8>, differs: Option<(i64, bool)>) {
     let key = if key.starts_with(b"/") { key.to_vec() } else { [store.writer.keys.base().as_bytes(), key].concat() };
     let lease = lease_of(value);
     let fitting = || {
@@ -73,7 +75,9 @@ fn put(store: &mut Store, key: &[u8], value: &[u8], etcd_lease: Option<u8>) {
     if let Some(address) = store.writer.keys.address(&key) {
         assert_eq!(store.writer.keys.of(address).as_bytes(), key, "not canonical");
         if let Some(lease) = lease.filter(|lease| lease.is_held() && store.family.has(address)) {
-            store.leases.insert(address, Lease { address, ..lease });
+            let (newer, otherwise) = differs.unwrap_or_default();
+            let (cltt, fqdn_fwd) = ((lease.cltt + newer).clamp(0, u32::MAX.into()), lease.fqdn_fwd ^ otherwise);
+            store.leases.insert(address, Lease { address, cltt, fqdn_fwd, ..lease });
         }
     }
     if store.writer.index.address(&key).is_some() {
@@ -191,8 +195,8 @@ fn lease_of(value: &[u8]) -> Option<Lease> {
         fqdn_rev: json["fqdn_rev"].as_bool()?,
         subnet_id: number("subnet_id")?,
         pool_id: number("pool_id").unwrap_or(0),
-        // Kea takes none from before 1970, and any after.
-        cltt: json["cltt"].as_u64()?.try_into().ok()?,
+        // Kea takes none from before 1970. A comparison tells no times after 2106 apart.
+        cltt: number("cltt")?.into(),
         valid_lft: number("valid_lft")?,
         user_context: json.get("user_context").map(Value::to_string).unwrap_or_default().into(),
     })

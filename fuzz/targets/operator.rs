@@ -25,6 +25,7 @@ pub fn try_input(input: &[u8]) {
         own_command(&json!({ "command": name, "arguments": value }).to_string());
     }
     lease_command(&value);
+    keeps_the_password(&value);
 }
 
 /// They are taken with everything in its range, or refused with a text that says which one is wrong.
@@ -39,14 +40,29 @@ fn parameters(text: &str) {
     }
 }
 
+/// Whatever is wrong, what is said of it is the same with another password.
+fn keeps_the_password(parameters: &Value) {
+    let is_password = |value: &&mut Value| value.as_str().is_some_and(|text| !text.is_empty());
+    let mut others = parameters.clone();
+    let Some(password) = others.get_mut("password").filter(is_password) else { return };
+    *password = "another".into();
+    let said = |parameters: &Value| Config::parse(&parameters.to_string()).err().map(|error| error.to_string());
+    assert_eq!(said(parameters), said(&others));
+}
+
 fn accepted(config: &Config) {
     assert!(!config.endpoints.is_empty());
+    let (scheme, _) = config.endpoints[0].split_once("://").expect("a scheme comes first");
+    assert!(["http", "https"].contains(&scheme), "{scheme}");
+    assert_eq!(config.credentials.tls.is_some(), scheme == "https");
     for endpoint in &config.endpoints {
-        let host_and_port = endpoint.strip_prefix("http://").expect("the scheme is http");
+        let (same, host_and_port) = endpoint.split_once("://").expect("a scheme comes first");
+        assert_eq!(same, scheme, "mixed");
         let (host, port) = host_and_port.rsplit_once(':').expect("a port follows the host");
-        assert!(!host.is_empty() && !host.contains(['/', '@', '?']), "{endpoint}");
+        assert!(!host.is_empty() && !host.contains(['/', '@', '?', '#']), "{endpoint}");
         assert!(port.parse::<u16>().is_ok_and(|port| port != 0), "{endpoint}");
     }
+    assert!(config.metrics_address.is_none_or(|address| address.port() != 0));
     let parts = config.prefix.strip_prefix('/').expect("a prefix begins with a slash");
     assert!(parts.split('/').all(|part| !part.is_empty()) && config.prefix.len() <= 1024, "{}", config.prefix);
     for name in [&config.prefix, &config.server_name] {
