@@ -20,11 +20,6 @@ use crate::prometheus::{self, Panel, Prometheus};
 /// Where the server tells its metrics.
 const ADDRESS: &str = "127.0.0.1:9547";
 
-/// What clients begin in a second.
-fn rates() -> Rates {
-    Rates { renewals: 300, releases: 150, ..Rates::new(500) }
-}
-
 /// Seconds of that load, and between which of them etcd hangs.
 const LOAD: u32 = 90;
 const HANGS: (u32, u32) = (40, 52);
@@ -64,6 +59,11 @@ impl Part for Dashboard {
     fn figures(&self) -> Vec<&Figure> {
         Vec::new()
     }
+}
+
+/// What clients begin in a second.
+fn rates() -> Rates {
+    Rates { renewals: 300, releases: 150, delays: false, ..Rates::new(500) }
 }
 
 /// A curve with its name.
