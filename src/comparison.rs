@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use crate::etcd::{Page, found_key};
 use crate::lease::{Family, Lease};
-use crate::record::Content;
+use crate::record::{Content, age};
 use crate::writer::Writer;
 
 /// How many addresses of each kind are told.
@@ -151,9 +151,8 @@ impl Comparison {
             let mut seen = Seen { content: None, times: (0, 0), slots: [0; 3], flags: 0 };
             if let Some(record) = &key.record {
                 self.findings.records += 1;
-                let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
                 seen.content = record.content;
-                seen.times = (seconds(record.cltt), seconds(record.timestamp));
+                seen.times = (age(record.cltt), age(record.timestamp));
                 let ours = record.server == self.writer.server;
                 let removable = ours || record.is_past_its_end(self.writer.grace, self.now);
                 for (flag, set) in
@@ -228,10 +227,7 @@ impl Comparison {
             !seen.has(OURS) || (seen.has(HANGS_RIGHT) && seen.index_is_complete())
         } else {
             // What another server knows newer, or as new, stays.
-            let newer = seen.has(RECORD) && !seen.has(OURS) && {
-                let (cltt, timestamp) = seen.times;
-                (i64::from(cltt), i64::from(timestamp)) >= (lease.cltt, lease.cltt)
-            };
+            let newer = seen.has(RECORD) && !seen.has(OURS) && { seen.times >= (age(lease.cltt), age(lease.cltt)) };
             self.findings.others += usize::from(newer);
             newer
         };

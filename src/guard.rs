@@ -25,6 +25,8 @@
 //! A removal that found nothing yet is remembered ([`ended`](crate::ended)): when another server's record of that lease
 //! comes late, it is decided once more.
 //!
+//! A time that no server has ([`age`]) counts as the oldest of all.
+//!
 //! A server's own record gives way whatever its times: its lease database is the truth about its own leases, and a
 //! clock may have been set back.
 //!
@@ -33,7 +35,7 @@
 //! etcd lease of the session that sent it, and after any request whose outcome is unknown a new session begins.
 
 use crate::lease::{Change, Row};
-use crate::record::{Content, Summary};
+use crate::record::{Content, Summary, age};
 
 /// What etcd holds under the key of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +100,11 @@ pub fn decide(change: &Change, server: &str, grace: i64, found: &Found) -> Verdi
                 let known = same && (finding || record.timestamp == change.timestamp);
                 return if known { Verdict::Same } else { Verdict::Write };
             }
-            let (change_time, record_time) = ((lease.cltt, change.timestamp), (record.cltt, record.timestamp));
+            let change_time = (age(lease.cltt), age(change.timestamp));
+            let record_time = (age(record.cltt), age(record.timestamp));
             if change_time < record_time || (change_time == record_time && finding) {
                 Verdict::Yield
-            } else if lease.cltt == record.cltt && !same && !finding {
+            } else if change_time.0 == record_time.0 && !same && !finding {
                 Verdict::Contest
             } else {
                 Verdict::Write
@@ -174,6 +177,21 @@ mod tests {
         }
         assert_eq!(decide(&held(10, 11, SYNC), &found("b", 10, 10, 2)), Verdict::Write);
         assert_eq!(decide(&held(10, 10, SYNC), &found("b", 10, 10, 2)), Verdict::Yield);
+    }
+
+    #[test]
+    fn a_time_that_no_server_has_is_older_than_any() {
+        let end = i64::from(u32::MAX);
+        for (cltt, verdict) in [(end, Verdict::Yield), (end + 1, Verdict::Write), (-1, Verdict::Write)] {
+            for operation in [TOLD, SYNC] {
+                assert_eq!(decide(&held(10, 10, operation), &found("b", cltt, 10, 2)), verdict, "{cltt}");
+            }
+        }
+        // Kea takes such a time from a command; the server's own record of it is one like any other.
+        assert_eq!(decide(&held(end + 1, 10, SYNC), &found("a", end + 1, 10, 1)), Verdict::Same);
+        assert_eq!(decide(&held(end + 1, 10, SYNC), &found("b", end + 1, 10, 1)), Verdict::Yield);
+        let owner = Some(lease(10, 1).owner());
+        assert_eq!(decide(&gone(20, TOLD, owner), &found("b", end + 1, 10, 1)), Verdict::Write);
     }
 
     #[test]

@@ -175,6 +175,13 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// A time, seconds since the epoch, as it is held against others: those of servers fit 32 bits, until 2106, and any other
+/// counts as the oldest. A forged record of a later time would be newer than every lease.
+#[must_use]
+pub fn age(time: i64) -> u32 {
+    u32::try_from(time).unwrap_or(0)
+}
+
 /// Colon-separated lower-case hex, as Kea spells identifiers; `None` for no bytes.
 fn hex(bytes: &[u8]) -> Option<String> {
     // Formatting each byte took two fifths of the time of a record.
@@ -274,10 +281,6 @@ impl Summary {
     /// Reads a value from etcd; `None` when it is no record of ours, whoever wrote it.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        Self::read(value).filter(Self::is_possible)
-    }
-
-    fn read(value: &[u8]) -> Option<Self> {
         let Ok(record) = serde_json::from_slice::<Record>(value) else {
             // Of another version of this library, or edited.
             return serde_json::from_slice(value).ok();
@@ -293,13 +296,6 @@ impl Summary {
         })
     }
 
-    /// Whether its times are those of a server: seconds in 32 bits, from 1970 to 2106. A forged record of a later time would
-    /// be newer than any lease.
-    fn is_possible(&self) -> bool {
-        let possible = 0..=i64::from(u32::MAX);
-        possible.contains(&self.cltt) && possible.contains(&self.timestamp)
-    }
-
     /// Whether the lease ended, and the time after that in which its server may still remove the record.
     #[must_use]
     pub fn is_past_its_end(&self, grace: i64, now: i64) -> bool {
@@ -309,7 +305,7 @@ impl Summary {
     /// Whether the record is about the lease that went, or an earlier one of the same owner.
     #[must_use]
     pub fn is_about(&self, gone: &Owner) -> bool {
-        self.cltt <= gone.cltt && self.belongs_to(gone)
+        age(self.cltt) <= age(gone.cltt) && self.belongs_to(gone)
     }
 
     /// Whether the record's lease belongs to `owner`. DHCPv4 tells clients apart by the client identifier where both
@@ -391,17 +387,6 @@ mod tests {
             json(&lease, None),
             r#"{"ip":"2001:db8:1::","operation":"offer","state":0,"type":"IA_PD","prefix_len":56,"duid":"00:01:02","iaid":9,"fqdn_fwd":false,"fqdn_rev":true,"subnet_id":7,"cltt":1700000000,"valid_lft":3600,"preferred_lft":1800,"expires_at":1700003600,"timestamp":1700000001,"server":"dhcp-a"}"#
         );
-    }
-
-    #[test]
-    fn times_that_no_server_has_make_no_record() {
-        let record = json(&v4_lease(), None);
-        for (field, time) in [("cltt", "1700000000"), ("timestamp", "1700000001")] {
-            for (number, possible) in [("0", true), ("4294967295", true), ("4294967296", false), ("-1", false)] {
-                let text = record.replace(&format!(r#""{field}":{time}"#), &format!(r#""{field}":{number}"#));
-                assert_eq!(Summary::parse(text.as_bytes()).is_some(), possible, "{text}");
-            }
-        }
     }
 
     #[test]

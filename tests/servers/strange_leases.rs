@@ -4,6 +4,7 @@ use dhcproto::v4::{DhcpOption, OptionCode, UnknownOption};
 use serde_json::json;
 
 use crate::client4::Client4;
+use crate::comparison::verify;
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
@@ -33,6 +34,8 @@ fn a_lease_that_ends_in_fifty_thousand_years_keeps_no_other_out() {
     assert!(held >= 3, "Kea took {held} of them");
     Client4::new(&kea, 1, 1).take();
     assert_eq!(assert_mirrored(&kea, &etcd).len(), held + 1);
+    let found = verify(&kea);
+    assert_eq!([&found["missing"], &found["different"], &found["extra"]], [0, 0, 0], "{found}");
 }
 
 #[test]
