@@ -211,7 +211,8 @@ impl Writer {
         let index = if change.is_finding() { wanted } else { Vec::new() };
         let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
         // Index keys go onto the same etcd lease, so with them the record moves as well.
-        let stays = !change.is_finding() || self.hangs_right(key);
+        // Also of what was told: somebody may have written the same text without it.
+        let stays = self.hangs_right(key);
         let action = if stays && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated, contests: false };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }
