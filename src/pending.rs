@@ -456,6 +456,12 @@ impl Pending {
         }
     }
 
+    /// Whether something was observed whose reading has not been taken in.
+    #[must_use]
+    pub fn has_observed(&self) -> bool {
+        !self.observed.is_empty()
+    }
+
     /// What was observed has been read, and what was read has come: of an address of which nothing waits, there was
     /// nothing to be told.
     pub fn all_read(&mut self) {

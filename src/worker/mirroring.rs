@@ -284,7 +284,9 @@ impl<'a> Mirroring<'a> {
         // Before anything is taken: what was read is in the hand-over then.
         let read = !self.is_reading_suspects();
         let all_read = read && self.resync.as_ref().is_some_and(Resync::is_judged);
-        if self.has_room() {
+        // What was read for suspects is taken in as a whole before the next ones are observed, also beside a batch under way.
+        let is_round = read && self.session.is_some() && self.pending.has_observed();
+        if self.has_room() || is_round {
             self.take_over();
             if read {
                 self.pending.all_read();
