@@ -233,13 +233,22 @@ impl Pending {
         self.found = HashMap::new();
         self.leftovers = Leftovers::default();
         self.in_flight.values_mut().for_each(|leftovers| *leftovers = 0);
-        let again = &mut self.again;
+        self.drop_findings();
+    }
+
+    /// Nothing that was found is written on: after an outage it is old, and what happened since was not heard. It is
+    /// suspected again.
+    pub fn drop_findings(&mut self) {
+        let (again, found) = (&mut self.again, &mut self.found);
         self.waiting.retain(|address, change| {
             if change.is_finding() {
                 again.push(*address);
+                found.remove(address);
             }
             !change.is_finding()
         });
+        self.due.retain(|address| self.waiting.contains_key(address));
+        self.unseen.retain(|address| self.waiting.contains_key(address));
     }
 
     /// The next request's operations; `None` when nothing is due. `now` is in seconds since the epoch. The batch must
@@ -325,8 +334,12 @@ impl Pending {
         for Operation { address, change, write } in batch.operations {
             let contested = write.as_ref().is_some_and(|write| write.contests);
             let own = write.as_ref().filter(|write| write.changes_key()).map(|_| revision);
+            let on_absence = write.as_ref().is_some_and(|write| write.revision == 0);
             let kept = write.filter(|write| write.action == Action::Keep).map(|write| write.revision);
             let overtaken = self.found.get(&address).is_some_and(|seen| seen.found.as_of > revision);
+            // Absence has no revision: somebody may have written the key and removed it before ours landed.
+            let crossed =
+                on_absence && self.found.get(&address).is_some_and(|seen| seen.heard && seen.found.as_of < revision);
             if !overtaken {
                 // Else it is what a change that waits is to be decided on.
                 self.found.remove(&address);
@@ -337,7 +350,7 @@ impl Pending {
             let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
             let left = self.leftovers.settle(address, leftovers, own);
             self.ended.note(address, *change, own.is_some());
-            if contested || !self.waiting.contains_key(&address) && (overtaken || left) {
+            if crossed || contested || !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
             }
             self.settle(address);

@@ -106,6 +106,7 @@ impl Server {
 
     fn disconnected(&mut self) {
         (self.session, self.watch) = (None, None);
+        self.pending.drop_findings();
         self.wants_comparison |= self.comparison.take().is_some();
     }
 

@@ -358,6 +358,29 @@ fn a_record_that_was_told_and_hangs_on_no_etcd_lease_is_moved_to_its_own() {
 }
 
 #[test]
+fn who_wrote_and_removed_a_key_before_a_write_on_its_absence_is_noticed() {
+    let mut missing = pending(0);
+    missing.found_missing(Lease::plain_v4(0), 7);
+    for mut pending in [missing, pending(1)] {
+        let batch = pending.next_batch(0).unwrap();
+        assert!(pending.noticed(v4(0), &junk(8), Before::Nothing));
+        assert!(pending.noticed(v4(0), &Found { as_of: 9, key: None }, Before::Nothing));
+        assert_eq!(pending.landed(batch, 10), [v4(0)]);
+    }
+}
+
+#[test]
+fn a_finding_that_waits_is_not_written_after_an_outage() {
+    let mut pending = pending(1);
+    let batch = pending.next_batch(0).unwrap();
+    pending.found_missing(Lease::plain_v4(1), 7);
+    pending.failed(batch);
+    pending.drop_findings();
+    assert_eq!(pending.take_again(), [v4(1)]);
+    assert_eq!(pending.addresses().collect::<Vec<_>>(), [v4(0)]);
+}
+
+#[test]
 fn what_was_observed_and_is_not_told_is_forgotten() {
     let mut pending = pending(0);
     // The lease ended, and its record may be gone by itself: nothing is told of it.

@@ -75,6 +75,7 @@ impl Mirroring<'_> {
     pub(super) fn disconnected(&mut self) {
         self.session = None;
         self.watch = None;
+        self.pending.drop_findings();
         if self.ending == Ending::Flushing && self.link.is_down() {
             self.ending = Ending::GivenUp;
         }
