@@ -11,6 +11,7 @@ use etcd_client::{
     TxnOp, TxnOpResponse, WatchOptions, WatchResponse,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::credentials::Credentials;
@@ -241,9 +242,7 @@ impl Request {
                 Ok(Answer::Closed)
             }
             Self::Write(txn, windows) => {
-                for (window, ttl) in windows {
-                    grant(member, window, ttl).await?;
-                }
+                grant(member, windows).await?;
                 Ok(landed(&member.kv.txn(txn).await?))
             }
             Self::Look(txn) => Ok(seen(&member.kv.txn(txn).await?)),
@@ -286,16 +285,24 @@ async fn open(
     }))
 }
 
-/// Grants the etcd lease of a window, unless an earlier run of this server has.
-async fn grant(member: &mut Member, window: Window, ttl: i64) -> Result<(), Error> {
-    match member.lease.grant(ttl.max(1), Some(LeaseGrantOptions::new().with_id(window.id))).await {
-        Err(Error::GRpcStatus(status))
-            if status.code() as i32 == FAILED_PRECONDITION && status.message().contains("lease already exists") =>
-        {
-            Ok(())
-        }
-        result => result.map(|_| ()),
+/// Grants the etcd leases of windows, all at once: one after another they could take longer than the request may.
+async fn grant(member: &Member, windows: Vec<(Window, i64)>) -> Result<(), Error> {
+    let mut grants = JoinSet::new();
+    for (window, ttl) in windows {
+        let mut leases = member.lease.clone();
+        let options = LeaseGrantOptions::new().with_id(window.id);
+        grants.spawn(async move { leases.grant(ttl.max(1), Some(options)).await });
     }
+    while let Some(granted) = grants.join_next().await {
+        match granted.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())) {
+            // An earlier run of this server has.
+            Err(Error::GRpcStatus(status))
+                if status.code() as i32 == FAILED_PRECONDITION && status.message().contains("lease already exists") => {
+            }
+            result => drop(result?),
+        }
+    }
+    Ok(())
 }
 
 fn landed(answer: &etcd_client::TxnResponse) -> Answer {

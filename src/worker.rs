@@ -9,6 +9,7 @@
 //! Besides it watches the records for changes by others, and runs comparisons. What these find goes back to Kea's main
 //! thread as addresses to be read again, and comes from there like any other change.
 
+mod answers;
 mod comparing;
 mod files;
 mod gathering;

@@ -48,6 +48,10 @@ impl Mirroring<'_> {
         }
         // What was found is written before more is looked for, so that it fills neither the queue nor memory.
         let busy = self.waiting() > BACKLOG.min(self.config().queue_size / 2);
+        if self.flights.values().any(|flight| matches!(flight, Flight::Tidy)) {
+            // One page's index keys at a time.
+            return None;
+        }
         let resync = self.resync.as_mut()?;
         match resync.next(busy) {
             Need::Keys(request) => {
@@ -61,9 +65,8 @@ impl Mirroring<'_> {
             Need::Pause(until) => return until,
             Need::Nothing => {
                 let is_empty = self.pending.is_empty();
-                let is_tidying = self.flights.values().any(|flight| matches!(flight, Flight::Tidy));
                 let settled = self.settling.as_ref().is_some_and(|settling| is_empty || settling.is_empty());
-                if (settled && !is_tidying) || resync.purpose == Purpose::Verify {
+                if settled || resync.purpose == Purpose::Verify {
                     self.compared();
                 } else if self.settling.is_none() && self.has_room() && !self.is_reading_suspects() {
                     // The next turn of the loop takes what was read last, and then it is known what is to settle.

@@ -33,6 +33,11 @@ impl Gathering {
         self.until = self.until.filter(|until| Instant::now() < *until);
     }
 
+    /// Ends it at once: what was sent was not applied.
+    pub(super) fn end(&mut self) {
+        self.until = None;
+    }
+
     /// Until when changes are to gather, if they are.
     pub(super) fn until(&self) -> Option<Instant> {
         self.until

@@ -1,4 +1,4 @@
-//! The thread's state and its loop: what is taken, what is sent, what becomes of the answers.
+//! The thread's state and its loop: what is taken, and what is sent.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -8,31 +8,28 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, error};
 
+use super::answers::Finished;
 use super::files::Files;
 use super::gathering::Gathering;
 use super::session::{KEEP_ALIVE, SESSION_MASK};
 use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
 use crate::config::Config;
-use crate::connection::Member;
 use crate::control::Purpose;
-use crate::etcd::{Answer, Request};
-use crate::failure::Failure;
+use crate::etcd::Request;
 use crate::handover::{Changes, Handover};
 use crate::history::History;
 use crate::index::Index;
 use crate::lease::now;
 use crate::lifetime::{Lifetime, Window};
 use crate::link::Link;
-use crate::messages;
 use crate::pending::{Batch, MAX_OPERATIONS, Pending};
 use crate::presence::{self, Presence};
 use crate::record::LeaseKeys;
 use crate::resync::{self, Resync};
 use crate::suspects::Suspects;
-use crate::writer::{Action, Writer};
+use crate::writer::Writer;
 
 /// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
 const WINDOW: usize = 4;
@@ -56,16 +53,6 @@ pub(super) enum Flight {
     Keys(u64),
     /// Index keys that belong to no record are removed.
     Tidy,
-}
-
-/// A finished request.
-struct Finished {
-    number: u64,
-    /// The session that it was sent in.
-    session: Option<i64>,
-    /// Which choice of a member it was sent under.
-    choice: u64,
-    result: Result<(Member, Answer), Failure>,
 }
 
 /// How far the end is, once the library is unloaded.
@@ -209,7 +196,9 @@ impl<'a> Mirroring<'a> {
             self.gathering.end_in_time();
             self.receive();
             let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
+            let was_pending = !self.pending.is_empty();
             self.send();
+            let is_settled = was_pending && self.pending.is_empty();
             if let Some(deadline) = &mut deadline {
                 if self.ending == Ending::Flushing && self.waiting() == 0 && self.close() {
                     *deadline = Instant::now() + CLOSING;
@@ -220,8 +209,8 @@ impl<'a> Mirroring<'a> {
                     break;
                 }
             }
-            // What needed no request made room: there may be more.
-            if self.has_room() && !shared.handover.arm() {
+            // What needed no request made room: there may be more, or the comparison may be done.
+            if is_settled || self.has_room() && !shared.handover.arm() {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -336,14 +325,14 @@ impl<'a> Mirroring<'a> {
         let Some(session) = self.session else { return };
         while self.has_room() {
             let Some(batch) = self.pending.next_batch(now()) else { break };
-            if self.pending.due() == 0 && self.resync.is_none() && self.ending == Ending::No {
-                self.gathering.begin(batch.operations().len());
-            }
             let writer = self.pending.writer();
             if batch.only_looks() {
                 let request = Request::look(batch.addresses(), writer, &self.presence_key);
                 self.fly(request, Flight::Batch(batch, Vec::new()));
             } else {
+                if self.pending.due() == 0 && self.resync.is_none() && self.ending == Ending::No {
+                    self.gathering.begin(batch.operations().len());
+                }
                 let granted = |window: Window| self.granted.contains(&window.id);
                 let request = Request::write(&batch, writer, &self.presence_key, session, granted, now());
                 let windows = match &request {
@@ -368,232 +357,6 @@ impl<'a> Mirroring<'a> {
             let result = request.send(member, &endpoint, &credentials, connect_timeout, request_timeout).await;
             Finished { number, session, choice, result }
         });
-    }
-
-    fn finish(&mut self, finished: Finished) {
-        let Some(flight) = self.flights.remove(&finished.number) else { return };
-        match finished.result {
-            Ok((member, answer)) => {
-                self.link.answered(finished.choice, member);
-                let same_session = finished.session == self.session;
-                if !same_session && matches!(flight, Flight::KeepAlive | Flight::Present(_)) {
-                    // News of a session that is over.
-                    return;
-                }
-                // The watch shows that the connection did not change since the session began.
-                self.answered(flight, answer, finished.choice, same_session && self.watch.is_some());
-            }
-            Err(failure) => {
-                self.shared.counters.errors.add(1);
-                self.failed(flight, failure, finished.choice);
-            }
-        }
-    }
-
-    fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_history: bool) {
-        let in_doubt = !same_history && matches!(answer, Answer::Landed { .. });
-        match (flight, answer) {
-            (Flight::Open(_, presence), Answer::Opened(opened)) => {
-                if choice == self.link.choice() {
-                    self.opened(&opened, presence);
-                }
-            }
-            (Flight::KeepAlive, Answer::KeptAlive(true)) => self.link.worked(),
-            (Flight::Close, _) => {}
-            (Flight::Present(presence), Answer::Landed { revision }) => {
-                self.presented = Some(presence);
-                self.history.presented(&self.presence_key, revision);
-            }
-            (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
-                self.granted.extend(granted);
-                self.link.worked();
-                self.landed(batch, revision);
-            }
-            (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
-                self.granted.extend(granted);
-                let conflicts = self.pending.seen(batch, found);
-                self.shared.counters.conflicts.add(conflicts);
-                if conflicts > 0 {
-                    debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
-                }
-                if self.session.is_some_and(|ours| ours != session) {
-                    self.session_lost();
-                }
-            }
-            (Flight::Observe(addresses), Answer::Seen { found, .. }) => {
-                self.look_limit = (self.look_limit * 2).min(MAX_OPERATIONS);
-                let observed = addresses.into_iter().zip(found);
-                let to_read =
-                    observed.filter_map(|(address, found)| self.pending.observe(address, found).then_some(address));
-                self.shared.readings.want_addresses(to_read);
-                (self.wake)();
-            }
-            (Flight::Keys(number), Answer::Page(page)) => {
-                if self.watched_to == 0 {
-                    self.watched_to = page.revision;
-                    self.start_watch();
-                }
-                let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
-                let orphans = resync.keys(&page);
-                self.page_limit = resync.limit;
-                if resync.purpose == Purpose::Resync {
-                    self.tidy(&orphans);
-                }
-            }
-            (Flight::Tidy, Answer::Landed { revision }) => self.history.removed(revision),
-            // One of them was written anew meanwhile.
-            (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
-            (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
-            (flight, answer) => error!(target: messages::BUG, "{flight:?} was answered with {answer:?}"),
-        }
-        if in_doubt {
-            self.history.doubt();
-        }
-    }
-
-    fn landed(&mut self, batch: Batch, revision: i64) {
-        let counters = &self.shared.counters;
-        let (mut written, mut changed) = (None, false);
-        for operation in batch.operations() {
-            let Some(write) = &operation.write else { continue };
-            changed |= write.changes_key();
-            if let Some(queued) = operation.change.queued {
-                self.shared.lag.observe(queued.elapsed());
-            }
-            match write.action {
-                Action::Put(_) | Action::Move(_) => {
-                    counters.writes.add(1);
-                    written = Some(operation.address);
-                    self.presence.leases += usize::from(write.revision == 0);
-                    debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
-                }
-                Action::Remove => {
-                    counters.deletes.add(1);
-                    self.presence.leases = self.presence.leases.saturating_sub(1);
-                    debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
-                }
-                Action::Keep | Action::Tidy => {}
-            }
-        }
-        match written {
-            Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
-            None => self.history.removed(revision),
-        }
-        // Without a change the revision may be that of somebody else's, which is to be noticed.
-        if changed {
-            if let Some(settling) = &mut self.settling {
-                for address in batch.addresses() {
-                    settling.remove(&address);
-                }
-            }
-            // Without a watch nothing would ever take it out again.
-            if self.watch.is_some() {
-                self.own.insert(revision);
-            }
-        }
-        let overtaken = self.pending.landed(batch, revision);
-        self.noticed.extend(overtaken);
-    }
-
-    fn failed(&mut self, flight: Flight, failure: Failure, choice: u64) {
-        let (Failure::NoAnswer(reason)
-        | Failure::Tls(reason)
-        | Failure::File(reason)
-        | Failure::TokenEnded(reason)
-        | Failure::NotAuthenticated(reason)
-        | Failure::NoSpace(reason)
-        | Failure::Denied(reason)
-        | Failure::Refused(reason)
-        | Failure::LeaseGone(reason)
-        | Failure::Compacted(reason)) = &failure;
-        let reason = reason.clone();
-        self.last_error = Some((reason.clone(), now()));
-        match (failure, flight) {
-            (Failure::Refused(_), Flight::Batch(batch, _)) => {
-                if let Some(operation) = self.pending.refused(batch) {
-                    error!(target: messages::RECORD_REFUSED, "the record of {} is left out: {reason}", operation.address);
-                }
-            }
-            (Failure::Refused(_), Flight::Observe(addresses)) => {
-                // What the keys hold is more than the client takes at once.
-                if let [address] = addresses[..] {
-                    error!(target: messages::RECORD_REFUSED, "the record of {address} is left as it is: {reason}");
-                } else {
-                    self.look_limit = (addresses.len() / 8).max(1);
-                    self.suspect_again(addresses);
-                }
-            }
-            (Failure::LeaseGone(_), Flight::Batch(batch, _)) => {
-                // Revoked, or etcd lost it: granted again with the next attempt.
-                self.granted.clear();
-                self.pending.failed(batch);
-                self.link.pause();
-            }
-            // Of a comparison that was given up.
-            (_, Flight::Keys(number)) if self.resync.as_ref().is_none_or(|resync| resync.number != number) => {}
-            (Failure::Refused(_), Flight::Keys(_)) if self.resync.as_mut().is_some_and(Resync::too_much) => {}
-            (Failure::Compacted(_), Flight::Keys(_)) => {
-                if let Some(resync) = &mut self.resync {
-                    resync.compacted();
-                }
-            }
-            (Failure::LeaseGone(_), Flight::KeepAlive | Flight::Present(_)) => self.session_lost(),
-            // Index keys that etcd does not take back in one transaction: the next comparison tries again.
-            (Failure::LeaseGone(_), Flight::Close) | (Failure::Refused(_), Flight::Tidy) => {}
-            (Failure::NoSpace(_), flight) => self.hold(flight, messages::NO_SPACE, &reason),
-            (Failure::Denied(_), flight) => self.hold(flight, messages::DENIED, &reason),
-            (Failure::File(_), flight) => self.refused(flight, choice, messages::BAD_FILE, &reason),
-            (Failure::NotAuthenticated(_), flight) => {
-                self.refused(flight, choice, messages::NOT_AUTHENTICATED, &reason);
-            }
-            (Failure::TokenEnded(_), flight) => {
-                self.give_back(flight);
-                if choice == self.link.choice() {
-                    self.link.renew();
-                    self.link.pause();
-                    self.disconnected();
-                }
-            }
-            (failure, flight) => {
-                if matches!((&failure, &flight), (Failure::NoAnswer(_), Flight::Keys(_))) {
-                    // Perhaps it was more than could be sent in time.
-                    self.page_limit = (self.page_limit / 8).max(1);
-                }
-                self.give_back(flight);
-                // Others of the same choice fail with it; the first one moved on already.
-                if choice == self.link.choice() {
-                    let is_tls = matches!(failure, Failure::Tls(_));
-                    self.link.leave(if is_tls { messages::TLS_FAILED } else { messages::UNREACHABLE }, &reason);
-                    self.disconnected();
-                }
-            }
-        }
-    }
-
-    /// No connection as we are, or with the files as they are.
-    fn refused(&mut self, flight: Flight, choice: u64, message: &'static str, reason: &str) {
-        self.give_back(flight);
-        if choice == self.link.choice() {
-            self.link.refuse(message, reason);
-            self.disconnected();
-        }
-    }
-
-    /// What a request was about is to be tried again.
-    fn give_back(&mut self, flight: Flight) {
-        match flight {
-            Flight::Batch(batch, _) => self.pending.failed(batch),
-            Flight::Observe(addresses) => self.suspect_again(addresses),
-            Flight::Tidy => self.shared.control.want(Purpose::Resync, "index keys that may be left"),
-            _ => {}
-        }
-    }
-
-    /// etcd answers but takes no writes: everything waits for an operator.
-    fn hold(&mut self, flight: Flight, message: &'static str, reason: &str) {
-        self.give_back(flight);
-        self.link.hold(message, &self.config().prefix, reason);
-        self.disconnected();
     }
 
     fn tick(&mut self) {

@@ -11,6 +11,7 @@ use crate::client6::{Client6, ia_na, ia_pd};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
 use crate::mirrored::assert_mirrored;
+use crate::tcp_link::{Mode, TcpLink};
 
 /// Thirty days: a window is 36 hours then, so whatever a test writes falls into one, or into two at its edge.
 const LONG: u32 = 30 * 86_400;
@@ -187,6 +188,29 @@ fn records_whose_etcd_lease_is_revoked_come_back_while_kea_holds_the_leases() {
     }
     take(&kea, 1000..1010);
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 310);
+}
+
+/// One after another, over a link of 40 ms, the etcd leases of one transaction would take longer than a request may.
+#[test]
+fn many_etcd_leases_are_granted_at_once() {
+    let etcd = Etcd::start();
+    let link = TcpLink::to(etcd.port());
+    let kea = Kea::start_connected(&Wanted::new(Family::V4, &link.url()).parameter("request-timeout", json!(2500)));
+    link.set(Mode::Cut);
+    let mut lifetime = 60;
+    for number in 0..60 {
+        let lease = json!({
+            "ip-address": format!("10.0.0.{number}"), "hw-address": format!("0a:00:00:00:00:{number:02x}"),
+            "subnet-id": 7, "valid-lft": lifetime,
+        });
+        kea.ask("lease4-add", &lease);
+        lifetime += lifetime / 5;
+    }
+    link.set(Mode::Slow);
+    etcd.wait("every record", |etcd| etcd.values().len() == 60);
+    link.set(Mode::Whole);
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 60);
+    assert!(for_records(&etcd).len() > 40, "{}", for_records(&etcd).len());
 }
 
 #[test]
