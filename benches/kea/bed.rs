@@ -34,6 +34,8 @@ pub enum Way<'a> {
     Scraped(&'a str),
     /// Another library that passes everything on to ours.
     Through(&'a Path),
+    /// Another library instead of ours.
+    Instead(&'a Path),
     /// Kea's library that runs a script at each hook point; the script puts a record into etcd.
     RunScript,
     /// They are in PostgreSQL instead.
@@ -120,7 +122,7 @@ impl Bed {
         match way {
             Way::None | Way::Library => {}
             Way::Scraped(address) => wanted = wanted.parameter("metrics-address", json!(address)),
-            Way::Through(other) => {
+            Way::Through(other) | Way::Instead(other) => {
                 wanted.more["hooks-libraries"] = json!([{ "library": other, "parameters": wanted.parameters }]);
             }
             Way::RunScript => {

@@ -4,7 +4,8 @@ use crate::Part;
 use crate::bed::{Bed, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::perfdhcp;
+use crate::others::{self, Writing};
+use crate::perfdhcp::{self, Load};
 
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
@@ -13,50 +14,101 @@ const RATE: u32 = 4000;
 const MODES: [(Family, bool, u32); 4] =
     [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
 
+/// Records of a transaction of the other program: what the library has in one at [`RATE`].
+const BATCH: u32 = 40;
+
+/// What the server has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    Library,
+    Nothing,
+    /// Nothing, while another program writes as many records to etcd as there are leases, on the same cores: what remains
+    /// of a server's rate and delay if a mirror takes no time at all within it.
+    Writer,
+}
+
+/// Rate and delay of one family and threading mode.
+struct Figures {
+    top: Figure,
+    mean: Figure,
+    high: Figure,
+}
+
+impl Figures {
+    fn new(of: impl Fn(&str) -> String, [top, mean, high]: [Budget; 3]) -> Self {
+        Self {
+            top: Figure::ratio(of("highest rate under 1 % drops"), "1/s", top),
+            mean: Figure::ratio(of("mean ACK delay at 4,000/s"), "ms", mean),
+            high: Figure::ratio(of("99th percentile of the ACK delay at 4,000/s"), "ms", high),
+        }
+    }
+
+    fn add(&mut self, with: bool, top: f64, load: &Load) {
+        self.top.add(with, top);
+        self.mean.add(with, load.mean());
+        self.high.add(with, load.quantile(0.99));
+    }
+}
+
 /// The figures of one family and threading mode.
 struct Mode {
     family: Family,
     threads: bool,
     guess: u32,
-    top: Figure,
     cpu: Figure,
-    mean: Figure,
-    high: Figure,
+    library: Figures,
+    writer: Figures,
 }
 
 impl Mode {
     fn new((family, threads, guess): (Family, bool, u32)) -> Self {
-        let of = |what: &str, unit, budget| Figure::ratio(format!("{}: {what}", mode(family, threads)), unit, budget);
+        let of = |what: &str| format!("{}: {what}", mode(family, threads));
+        let budgets = [Budget::AtLeast(0.90), Budget::AtMost(1.15), Budget::AtMost(1.25)];
+        let floor =
+            |what: &str| format!("{}, no library, another program writes to etcd: {what}", mode(family, threads));
         Self {
             family,
             threads,
             guess,
-            top: of("highest rate under 1 % drops", "1/s", Budget::AtLeast(0.90)),
-            cpu: of("CPU of an exchange at 4,000/s", "µs", Budget::AtMost(1.10)),
-            mean: of("mean ACK delay at 4,000/s", "ms", Budget::AtMost(1.15)),
-            high: of("99th percentile of the ACK delay at 4,000/s", "ms", Budget::AtMost(1.25)),
+            cpu: Figure::ratio(of("CPU of an exchange at 4,000/s"), "µs", Budget::AtMost(1.10)),
+            library: Figures::new(of, budgets),
+            writer: Figures::new(floor, [Budget::Told; 3]),
         }
     }
 
-    fn measure(&mut self, with_library: bool) {
-        let bed = Bed::new(self.family, self.threads, with_library);
-        perfdhcp::load(&bed, RATE, 1);
+    fn measure(&mut self, with: With) {
+        let bed = Bed::new(self.family, self.threads, with == With::Library);
+        let load = |rate, seconds| {
+            let writing = Writing { rate, seconds, batch: BATCH, watches: 0 };
+            let writer = (with == With::Writer).then(|| others::write(&bed, writing));
+            let load = perfdhcp::load(&bed, rate, seconds);
+            writer.map(others::Others::told);
+            load
+        };
+        load(RATE, 1);
         let before = bed.cpu();
-        let load = perfdhcp::load(&bed, RATE, 6);
-        let cpu = (bed.cpu() - before) / load.completed * 1e6;
-        let top = perfdhcp::highest(self.guess, |rate, seconds| Some(perfdhcp::load(&bed, rate, seconds)));
+        let at_rate = load(RATE, 6);
+        let cpu = (bed.cpu() - before) / at_rate.completed * 1e6;
+        let top = perfdhcp::highest(self.guess, |rate, seconds| Some(load(rate, seconds)));
         println!(
-            "  {}, {} the library: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
+            "  {}, {}: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
             mode(self.family, self.threads),
-            if with_library { "with" } else { "without" },
-            load.mean(),
-            load.quantile(0.99),
-            load.dropped() * 100.0
+            match with {
+                With::Library => "with the library",
+                With::Nothing => "without the library",
+                With::Writer => "without the library, another program writes",
+            },
+            at_rate.mean(),
+            at_rate.quantile(0.99),
+            at_rate.dropped() * 100.0
         );
-        self.top.add(with_library, top);
-        self.cpu.add(with_library, cpu);
-        self.mean.add(with_library, load.mean());
-        self.high.add(with_library, load.quantile(0.99));
+        if with != With::Writer {
+            self.cpu.add(with == With::Library, cpu);
+            self.library.add(with == With::Library, top, &at_rate);
+        }
+        if with != With::Library {
+            self.writer.add(with == With::Writer, top, &at_rate);
+        }
     }
 }
 
@@ -72,13 +124,21 @@ impl Cost {
 impl Part for Cost {
     fn measure(&mut self, round: usize) {
         for mode in &mut self.0 {
-            for with_library in crate::turns(round) {
-                mode.measure(with_library);
+            let mut turns = [With::Library, With::Nothing, With::Writer];
+            turns.rotate_left(round % 3);
+            for with in turns {
+                mode.measure(with);
             }
         }
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        self.0.iter().flat_map(|mode| [&mode.top, &mode.cpu, &mode.mean, &mode.high]).collect()
+        self.0
+            .iter()
+            .flat_map(|mode| {
+                let (library, writer) = (&mode.library, &mode.writer);
+                [&library.top, &writer.top, &mode.cpu, &library.mean, &writer.mean, &library.high, &writer.high]
+            })
+            .collect()
     }
 }

@@ -48,6 +48,7 @@ mod perfdhcp;
 mod plots;
 
 use figures::Figure;
+use others::Writing;
 
 /// Parts that are measured only when they are named.
 const APART: [&str; 3] = ["peers", "history", "others"];
@@ -84,7 +85,7 @@ fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
         ("dashboard", Box::new(dashboard::Dashboard)),
         ("peers", Box::new(peers::Peers::new())),
         ("history", Box::new(history::History::new())),
-        ("others", Box::new(others::Others::new())),
+        ("others", Box::new(others::OnOnePrefix::new())),
     ]
 }
 
@@ -94,7 +95,14 @@ fn main() {
         ["clients", seconds] => return lag::clients(seconds.parse().unwrap()),
         ["watch", url] => return lag::watch(url),
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
-        ["others", url, batch, watches] => return others::run(url, batch.parse().unwrap(), watches.parse().unwrap()),
+        ["others", url, ref writing @ ..] => {
+            let [rate, seconds, batch, watches] =
+                writing.iter().map(|number| number.parse().unwrap()).collect::<Vec<_>>()[..]
+            else {
+                panic!("{writing:?}")
+            };
+            return others::run(url, Writing { rate, seconds, batch, watches });
+        }
         _ => {}
     }
     leftovers::end();

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
 use crate::bed::{Bed, Way, hwaddr};
+use crate::beside::Beside;
 use crate::etcd::LEASES;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
@@ -46,7 +47,7 @@ impl Told {
 }
 
 /// See the module.
-pub struct Others {
+pub struct OnOnePrefix {
     told: Vec<Told>,
     written: Vec<Figure>,
     looked_at: Figure,
@@ -54,7 +55,7 @@ pub struct Others {
     server: Figure,
 }
 
-impl Others {
+impl OnOnePrefix {
     pub fn new() -> Self {
         let of = |what: &str, unit| Figure::new(what, unit, Budget::Told);
         let written = |batch| of(&format!("CPU of etcd to write a record at {RATE}/s, transactions of {batch}"), "µs");
@@ -73,7 +74,7 @@ impl Others {
         let measure = |batch: u32, watches: u32| {
             let bed = Bed::new(Family::V4, true, false);
             let before = Metrics::of(&bed);
-            let told = others(&bed, batch, watches);
+            let told = write(&bed, Writing { rate: RATE, seconds: SECONDS, batch, watches }).told();
             let after = Metrics::of(&bed);
             assert_eq!(told, u64::from(watches * RATE * SECONDS), "every watch is told everything");
             let grown = |name: &str| (after.get(name) - before.get(name)) / f64::from(RATE * SECONDS);
@@ -102,7 +103,7 @@ impl Others {
         let bed = Bed::by(Family::V4, true, Way::Library);
         let cpu = |bed: &Bed| [bed.cpu_of_worker(), bed.cpu(), Metrics::of(bed).get("process_cpu_seconds_total")];
         let before = cpu(&bed);
-        others(&bed, BATCHES[0], 0);
+        write(&bed, Writing { rate: RATE, seconds: SECONDS, batch: BATCHES[0], watches: 0 }).told();
         std::thread::sleep(Duration::from_secs(2));
         let after = cpu(&bed);
         let [worker, server, etcd] = [0, 1, 2].map(|n| (after[n] - before[n]) / f64::from(RATE * SECONDS) * 1e6);
@@ -116,7 +117,7 @@ impl Others {
     }
 }
 
-impl Part for Others {
+impl Part for OnOnePrefix {
     fn rounds(&self, wanted: usize) -> usize {
         wanted.min(3)
     }
@@ -132,16 +133,39 @@ impl Part for Others {
     }
 }
 
-/// Has others write records in transactions of so many, and so many watch; how often one was told of one.
-fn others(bed: &Bed, batch: u32, watches: u32) -> u64 {
-    let arguments = ["others", &bed.etcd.url(), &batch.to_string(), &watches.to_string()];
-    let output = spawn(&bed.hosts.server, &arguments).wait();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+/// What a program beside the server writes.
+#[derive(Clone, Copy)]
+pub struct Writing {
+    /// Records a second.
+    pub rate: u32,
+    pub seconds: u32,
+    /// Records of a transaction.
+    pub batch: u32,
+    /// How many watch what is written.
+    pub watches: u32,
+}
+
+/// A program that writes records.
+pub struct Others(Beside);
+
+/// Has another program write records.
+pub fn write(bed: &Bed, writing: Writing) -> Others {
+    let numbers = [writing.rate, writing.seconds, writing.batch, writing.watches].map(|number| number.to_string());
+    let [rate, seconds, batch, watches] = &numbers;
+    Others(spawn(&bed.hosts.server, &["others", &bed.etcd.url(), rate, seconds, batch, watches]))
+}
+
+impl Others {
+    /// Waits for its end. How often a watch was told of a record.
+    pub fn told(self) -> u64 {
+        let output = self.0.wait();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
 }
 
 /// In the server's namespace: the above.
-pub fn run(url: &str, batch: u32, watches: u32) {
+pub fn run(url: &str, Writing { rate, seconds, batch, watches }: Writing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
     runtime.block_on(async {
@@ -161,8 +185,8 @@ pub fn run(url: &str, batch: u32, watches: u32) {
         let mut etcd = Client::connect([url], None).await.unwrap();
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
         let begin = Instant::now();
-        for first in (0..RATE * SECONDS).step_by(batch as usize) {
-            sleep_until(begin + Duration::from_secs(1) * first / RATE).await;
+        for first in (0..rate * seconds).step_by(batch as usize) {
+            sleep_until(begin + Duration::from_secs(1) * first / rate).await;
             let put = |n: u32| {
                 let (key, record) = record(n);
                 TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease)))
