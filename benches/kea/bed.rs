@@ -135,7 +135,7 @@ impl Bed {
                 sql = Some(server);
             }
         }
-        let kea = Kea::start_in(&hosts.server, &wanted, way.has_library());
+        let kea = Kea::start_in(&hosts.server, &wanted, way.has_library() || matches!(way, Way::Instead(_)));
         Self { kea, etcd, _sql: sql, hosts, family, _files: files }
     }
 

@@ -109,7 +109,9 @@ fn compile_stopwatch(stopwatch: &Path, library: &Path, report: &Path) {
 /// Makes the library that only reads, against Kea's headers where Debian has them.
 fn compile_reader(reader: &Path) {
     let mut cxx = Command::new("c++");
-    cxx.args(["-isystem", "/usr/include/kea"]);
+    // The second has what the headers of Kea 2.2 include and do not come with.
+    cxx.args(["-isystem", "/usr/include/kea", "-idirafter"]);
+    cxx.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cpp-shim/kea-2.2.0"));
     compile(cxx, "reader.cc", reader);
 }
 

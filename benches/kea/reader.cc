@@ -31,8 +31,10 @@ int unload() {
 int leases4_committed(CalloutHandle& handle) {
     Lease4CollectionPtr assigned;
     handle.getArgument("leases4", assigned);
-    for (const auto& lease : *assigned) {
-        LeaseMgrFactory::instance().getLease4(lease->addr_);
+    if (assigned) {
+        for (const auto& lease : *assigned) {
+            LeaseMgrFactory::instance().getLease4(lease->addr_);
+        }
     }
     return 0;
 }
@@ -40,8 +42,10 @@ int leases4_committed(CalloutHandle& handle) {
 int leases6_committed(CalloutHandle& handle) {
     Lease6CollectionPtr assigned;
     handle.getArgument("leases6", assigned);
-    for (const auto& lease : *assigned) {
-        LeaseMgrFactory::instance().getLease6(lease->type_, lease->addr_);
+    if (assigned) {
+        for (const auto& lease : *assigned) {
+            LeaseMgrFactory::instance().getLease6(lease->type_, lease->addr_);
+        }
     }
     return 0;
 }
