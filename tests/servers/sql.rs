@@ -93,11 +93,11 @@ impl SqlServer {
         let data = dir.path().join("data");
         match kind {
             Kind::PostgreSql => {
-                let mut initdb = Self::as_user(host, kind, &postgres("initdb"));
+                let mut initdb = Self::as_user(host, kind, dir.path(), &postgres("initdb"));
                 done(initdb.arg("-D").arg(&data).args(["-U", "kea", "--auth=trust", "-E", "UTF8", "--no-sync"]));
             }
             Kind::MariaDb => {
-                let mut install = Self::as_user(host, kind, Path::new("mariadb-install-db"));
+                let mut install = Self::as_user(host, kind, dir.path(), Path::new("mariadb-install-db"));
                 install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
                 done(install.arg(format!("--datadir={}", data.display())));
             }
@@ -111,8 +111,11 @@ impl SqlServer {
         server
     }
 
-    fn as_user(host: &str, kind: Kind, program: &Path) -> Command {
+    /// A program of the database, with temporary files of its own: a MariaDB that starts removes all `#sql*` from the
+    /// directory for them, those of another that is just being installed too (`mysql_rm_tmp_tables`).
+    fn as_user(host: &str, kind: Kind, dir: &Path, program: &Path) -> Command {
         let mut command = command("setpriv", host);
+        command.env("TMPDIR", dir);
         command.args(["--reuid", kind.user(), "--regid", kind.user(), "--init-groups"]).arg(program);
         command
     }
@@ -121,12 +124,12 @@ impl SqlServer {
         let (data, port) = (dir.join("data"), port.to_string());
         let mut server = match kind {
             Kind::PostgreSql => {
-                let mut postgres = Self::as_user(host, kind, &postgres("postgres"));
+                let mut postgres = Self::as_user(host, kind, dir, &postgres("postgres"));
                 postgres.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port, "-k"]).arg(dir);
                 postgres
             }
             Kind::MariaDb => {
-                let mut mariadb = Self::as_user(host, kind, Path::new("mariadbd"));
+                let mut mariadb = Self::as_user(host, kind, dir, Path::new("mariadbd"));
                 mariadb.args(["--no-defaults", "--bind-address=127.0.0.1", "--port", &port]);
                 mariadb.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}/sock", dir.display()));
                 mariadb
