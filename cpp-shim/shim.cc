@@ -17,6 +17,8 @@
 #include <process/daemon.h>
 #include <stats/stats_mgr.h>
 
+#include <boost/weak_ptr.hpp>
+
 #include <arpa/inet.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -44,6 +46,7 @@ using isc::dhcp::Lease6Ptr;
 using isc::dhcp::LeaseMgrFactory;
 using isc::dhcp::LeasePtr;
 using isc::dhcp::LeasePageSize;
+using isc::dhcp::Pkt;
 using isc::dhcp::Pkt4Ptr;
 using isc::dhcp::Pkt6Ptr;
 
@@ -129,11 +132,33 @@ std::array<uint8_t, 16> address_in(CalloutHandle& handle, const char* argument) 
     return lease ? address_bytes(lease->addr_) : std::array<uint8_t, 16>{};
 }
 
+// The packet of the last callout before the write, on this thread. A plain pointer would not do, as the next packet may get
+// the same memory; and it is not kept alive, as a packet keeps the library from being closed.
+thread_local boost::weak_ptr<const Pkt> hinted_packet;
+
+template <typename PacketPointer>
+bool is_hinted(const PacketPointer& packet) {
+    return !hinted_packet.owner_before(packet) && !packet.owner_before(hinted_packet);
+}
+
+// See is_another_packet4().
+template <typename PacketPointer>
+bool is_another_packet(CalloutHandle& handle, const char* argument) {
+    PacketPointer query;
+    handle.getArgument(argument, query);
+    const bool another = !is_hinted(query);
+    hinted_packet = query;
+    return another;
+}
+
 // Shows leases that were written for a message, with the relay that it came through.
 void show_assigned4(CalloutHandle& handle, const Lease4CollectionPtr& assigned, Exchange& exchange) {
     if (assigned && !assigned->empty()) {
         Pkt4Ptr query;
         handle.getArgument("query4", query);
+        if (!is_hinted(query)) {
+            exchange.begins();
+        }
         for (const auto& lease : *assigned) {
             exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
         }
@@ -270,10 +295,12 @@ void leave_lease_database() {
     leave_leases();
 }
 
-bool fake_allocation(CalloutHandle& handle) {
-    bool fake = false;
-    handle.getArgument("fake_allocation", fake);
-    return fake;
+bool is_another_packet4(CalloutHandle& handle) {
+    return is_another_packet<Pkt4Ptr>(handle, "query4");
+}
+
+bool is_another_packet6(CalloutHandle& handle) {
+    return is_another_packet<Pkt6Ptr>(handle, "query6");
 }
 
 std::uint32_t lease4_address(CalloutHandle& handle) {
@@ -340,6 +367,9 @@ void show_exchange6(CalloutHandle& handle, Exchange& exchange) {
     if (assigned && !assigned->empty()) {
         Pkt6Ptr query;
         handle.getArgument("query6", query);
+        if (!is_hinted(query)) {
+            exchange.begins();
+        }
         // The relay next to the client comes last; like Kea, take the first one from there that names a link.
         std::array<uint8_t, 16> link{};
         for (auto relay = query->relay_info_.rbegin(); relay != query->relay_info_.rend(); ++relay) {

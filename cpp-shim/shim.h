@@ -75,8 +75,12 @@ void listen_main_loop();
 void leave_main_loop();
 void wake_main_loop();
 
+// Whether a callout before the write is of another packet than the last such callout on this thread. What those told is
+// for the callout after the write of the same packet: show_exchange4() and show_exchange6() say when it is of another.
+bool is_another_packet4(CalloutHandle& handle);
+bool is_another_packet6(CalloutHandle& handle);
+
 // What callouts are told. Each shows the argument to Rust.
-bool fake_allocation(CalloutHandle& handle);
 std::uint32_t lease4_address(CalloutHandle& handle); // all of them: 0 when there is none
 std::array<std::uint8_t, 16> lease6_address(CalloutHandle& handle);
 std::array<std::uint8_t, 16> registered6_address(CalloutHandle& handle); // if there was a lease before

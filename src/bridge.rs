@@ -75,7 +75,8 @@ mod ffi {
         fn leave_main_loop() -> Result<()>;
         fn wake_main_loop();
 
-        fn fake_allocation(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
+        fn is_another_packet4(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
+        fn is_another_packet6(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
         fn lease4_address(handle: Pin<&mut CalloutHandle>) -> Result<u32>;
         fn lease6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
         fn registered6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
@@ -101,6 +102,7 @@ mod ffi {
         fn accept(self: &mut PageReader, row: &LeaseRow);
 
         type Exchange<'a>;
+        fn begins(self: &mut Exchange);
         fn deleted(self: &mut Exchange, row: &LeaseRow);
         fn assigned4(self: &mut Exchange, address: u32, giaddr: u32);
         fn assigned6(self: &mut Exchange, address: &[u8; 16], lease_type: u8, link: &[u8; 16]);
@@ -147,6 +149,11 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// No callout before the write was of this packet.
+    fn begins(&mut self) {
+        self.mirror.begins_exchange();
+    }
+
     fn deleted(&mut self, row: &LeaseRow) {
         never_unwind("a removed lease", || self.mirror.removed(&copy(row), lease_type(row.type_)));
     }
@@ -502,8 +509,11 @@ fn shown6(handle: Pin<&mut CalloutHandle>) -> Result<LeaseReader, cxx::Exception
     ffi::show_lease6(handle, &mut reader).map(|()| reader)
 }
 
-/// Tells the mirror what is about to happen to a lease, if a callout shows one.
-fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr) {
+/// Tells the mirror what is about to happen to a lease, if a callout shows one, in the exchange that it belongs to.
+fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr, begins_exchange: bool) {
+    if begins_exchange {
+        mirror.begins_exchange();
+    }
     if !address.is_unspecified() {
         mirror.about_to(operation, address);
     }
@@ -513,19 +523,22 @@ fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr) {
 fn about_to4(
     mirror: &Mirror<KeaServer>,
     operation: Operation,
-    handle: Pin<&mut CalloutHandle>,
+    mut handle: Pin<&mut CalloutHandle>,
 ) -> Result<(), cxx::Exception> {
-    about_to(mirror, operation, v4(ffi::lease4_address(handle)?));
+    let address = v4(ffi::lease4_address(handle.as_mut())?);
+    about_to(mirror, operation, address, ffi::is_another_packet4(handle)?);
     Ok(())
 }
 
-/// The same of a lease of DHCPv6.
+/// The same of a lease of DHCPv6, at the address that `shown` finds in the callout.
 fn about_to6(
     mirror: &Mirror<KeaServer>,
     operation: Operation,
-    handle: Pin<&mut CalloutHandle>,
+    mut handle: Pin<&mut CalloutHandle>,
+    shown: fn(Pin<&mut CalloutHandle>) -> Result<[u8; 16], cxx::Exception>,
 ) -> Result<(), cxx::Exception> {
-    about_to(mirror, operation, v6(ffi::lease6_address(handle)?));
+    let address = v6(shown(handle.as_mut())?);
+    about_to(mirror, operation, address, ffi::is_another_packet6(handle)?);
     Ok(())
 }
 
@@ -537,7 +550,9 @@ fn reclaiming(mirror: &Mirror<KeaServer>, operation: Operation, shown: &LeaseRea
 }
 
 /// The callouts, by the names that Kea looks up. Their arguments and order are those of Kea's hook points
-/// (`src/bin/dhcp4/dhcp4_hooks.dox`, `src/bin/dhcp6/dhcp6_hooks.dox`).
+/// (`src/bin/dhcp4/dhcp4_hooks.dox`, `src/bin/dhcp6/dhcp6_hooks.dox`). None stands at `lease4_select` and `lease6_select`,
+/// which every new client passes twice: a lease that was committed and of which nobody told what is about to happen to it
+/// is newly assigned.
 macro_rules! callouts {
     ($($(#[doc = $doc:literal])+ $name:ident => $work:expr;)+) => {
         $(
@@ -563,10 +578,6 @@ callouts! {
     /// The server is configured.
     dhcp6_srv_configured => |mirror, _| { mirror.configured(); Ok(()) };
 
-    /// A lease is chosen: for an answer to DISCOVER (nothing is written) or for a REQUEST.
-    lease4_select => |mirror, mut handle| {
-        if ffi::fake_allocation(handle.as_mut())? { Ok(()) } else { about_to4(mirror, Operation::Offer, handle) }
-    };
     /// The holder renews.
     lease4_renew => |mirror, handle| about_to4(mirror, Operation::Renew, handle);
     /// The holder found the address in use.
@@ -577,8 +588,7 @@ callouts! {
     lease4_server_decline => |mirror, handle| {
         let address = v4(ffi::lease4_address(handle)?);
         if !address.is_unspecified() {
-            mirror.about_to(Operation::Decline, address);
-            mirror.assigned(address, LeaseType::Na, None);
+            mirror.declined(address);
         }
         Ok(())
     };
@@ -591,23 +601,16 @@ callouts! {
     /// The lease database has been written for a client's message.
     leases4_committed => |mirror, handle| ffi::show_exchange4(handle, &mut Exchange { mirror });
 
-    /// A lease is chosen: for an answer to SOLICIT (nothing is written) or for a REQUEST.
-    lease6_select => |mirror, mut handle| {
-        if ffi::fake_allocation(handle.as_mut())? { Ok(()) } else { about_to6(mirror, Operation::Offer, handle) }
-    };
     /// The holder renews.
-    lease6_renew => |mirror, handle| about_to6(mirror, Operation::Renew, handle);
+    lease6_renew => |mirror, handle| about_to6(mirror, Operation::Renew, handle, ffi::lease6_address);
     /// The holder rebinds.
-    lease6_rebind => |mirror, handle| about_to6(mirror, Operation::Rebind, handle);
+    lease6_rebind => |mirror, handle| about_to6(mirror, Operation::Rebind, handle, ffi::lease6_address);
     /// The holder found the address in use.
-    lease6_decline => |mirror, handle| about_to6(mirror, Operation::Decline, handle);
+    lease6_decline => |mirror, handle| about_to6(mirror, Operation::Decline, handle, ffi::lease6_address);
     /// A client tells an address that it made up itself (RFC 9686, Kea 3.0). `leases6_committed` follows the write.
-    addr6_register => |mirror, handle| {
-        about_to(mirror, Operation::Renew, v6(ffi::registered6_address(handle)?));
-        Ok(())
-    };
+    addr6_register => |mirror, handle| about_to6(mirror, Operation::Renew, handle, ffi::registered6_address);
     /// The holder gives the lease back. `leases6_committed` follows the write, and what is left then is called updated.
-    lease6_release => |mirror, handle| about_to6(mirror, Operation::Update, handle);
+    lease6_release => |mirror, handle| about_to6(mirror, Operation::Update, handle, ffi::lease6_address);
     /// A lease is past its end and about to be reclaimed.
     lease6_expire => |mirror, handle| { reclaiming(mirror, Operation::Update, &shown6(handle)?); Ok(()) };
     /// The probation of a declined address is over.

@@ -8,8 +8,8 @@
 //! is the final state, whatever the order of the callouts. No lock is held while the database is read, which may be an SQL
 //! server far away.
 //!
-//! Callouts before the write only tell the record's `operation`. Reclamation has no callout after the write; it runs on
-//! Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
+//! Callouts before the write only tell the record's `operation`, where it is not a new lease. Reclamation has no callout
+//! after the write; it runs on Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
 //!
 //! From Kea 2.4 on, a lease database in memory tells every write itself, also those that no callout tells: offers, High
 //! Availability's synchronisation, answers that were dropped. That happens under the database's own lock, where it cannot
@@ -141,8 +141,13 @@ impl<K: Kea> Mirror<K> {
         );
     }
 
-    /// A callout before the write: `lease` is about to be changed by `operation`, in the exchange that this thread is
-    /// handling.
+    /// What was told by callouts before the write is of another packet than the one that this thread handles now.
+    pub fn begins_exchange(&self) {
+        hints::forget();
+    }
+
+    /// A callout before the write: the lease of an address is about to be changed by `operation`, in the exchange that this
+    /// thread is handling.
     pub fn about_to(&self, operation: Operation, address: IpAddr) {
         hints::tell(address, operation);
     }
@@ -185,6 +190,11 @@ impl<K: Kea> Mirror<K> {
         let operation = hints::told(address).unwrap_or(Operation::Offer);
         self.shared.counters.assigned.add(usize::from(operation == Operation::Offer));
         self.read_again(address, lease_type, operation, relay, None);
+    }
+
+    /// The server found an address in use that it had offered, and has declined it.
+    pub fn declined(&self, address: IpAddr) {
+        self.read_again(address, LeaseType::Na, Operation::Decline, None, None);
     }
 
     /// An exchange with a client removed a lease, or so the callout says.

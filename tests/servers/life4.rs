@@ -49,6 +49,20 @@ pub fn life(how: How) {
 }
 
 #[test]
+fn what_is_told_of_one_packet_is_not_taken_for_the_next() {
+    let etcd = Etcd::start();
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
+    let client = Client4::new(&kea, 1, 1);
+    let address = client.take().to_string();
+    // Kea says of this one that the lease is about to be renewed, and does not write it.
+    let offer = client.discover();
+    kea.ask("lease4-del", &json!({ "ip-address": address }));
+    assert!(assert_mirrored(&kea, &etcd).is_empty());
+    assert_eq!(client.request(&offer).to_string(), address);
+    assert_eq!(assert_mirrored(&kea, &etcd)[&address]["operation"], "offer");
+}
+
+#[test]
 fn a_lease_is_taken_renewed_and_released() {
     life(&|wanted| wanted);
 }
