@@ -72,7 +72,7 @@ fn address(family: Family, number: u32) -> IpAddr {
 
 /// What Kea tells of an exchange, as in `src/bridge.rs`.
 fn exchanges(family: Family, tells_writes: bool, operation: Operation, numbers: impl Iterator<Item = u32>) {
-    let mirror = Mirror::new(Leases { tells_writes }, family, Config::parse("{}").unwrap(), Changes::new());
+    let mirror = Mirror::new(Leases { tells_writes }, family, Config::parse("{}").unwrap(), Changes::default());
     mirror.configured();
     for number in numbers {
         let address = address(family, number);

@@ -41,7 +41,7 @@ fn record(number: u32) -> Vec<u8> {
 /// threads as well, where they meet at the queue's lock.
 #[divan::bench(threads = [1, 2])]
 fn callout_to_queue(bencher: Bencher) {
-    let mirror = Mirror::new(Leases::default(), Family::V4, Config::parse("{}").unwrap(), Changes::new());
+    let mirror = Mirror::new(Leases::default(), Family::V4, Config::parse("{}").unwrap(), Changes::default());
     let next = AtomicU32::new(0);
     bencher.bench(|| {
         let address = v4(0x0a00_0000 + next.fetch_add(1, Ordering::Relaxed) % 1000);

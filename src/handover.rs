@@ -1,25 +1,36 @@
 //! The bounded hand-over from Kea's packet threads to the worker: the newest change of each address.
 //!
+//! A change is what was read of a lease, and the order of changes is the order of the reads: what was read is put in only if
+//! nothing was put in for its address since the read began ([`Ticket`]). No lock is held while the lease database is
+//! read, which may be an SQL server far away.
+//!
 //! The lock is held for one map operation, never while anything allocates a change, waits or talks to Kea. Waking a
 //! sleeping thread costs the waker some five microseconds, so a packet thread does it only when the worker has said that
 //! it goes to sleep (`armed`), not for each lease.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::lease::Change;
 
-/// Changes by address.
-pub type Changes = HashMap<IpAddr, Box<Change>>;
+/// Changes by address. The hash is seeded, and a tenth of what the standard library's takes.
+pub type Changes = HashMap<IpAddr, Box<Change>, foldhash::fast::RandomState>;
+
+/// Addresses are spread over so many counters of what was put in. More than there are packet threads, so that they rarely
+/// meet.
+const STRIPES: usize = 64;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Handover {
     shared: Mutex<Shared>,
+    /// What was put in, counted; written under the lock.
+    puts: [AtomicU64; STRIPES],
     wake: Notify,
     /// Addresses that the worker has taken and not yet settled.
     taken: AtomicUsize,
@@ -32,48 +43,77 @@ struct Shared {
     armed: bool,
 }
 
-/// The queue is full: the change was dropped, only a comparison can repair that.
+/// A lease is about to be read: how much was put in before, for its address and those that share its counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    stripe: usize,
+    puts: u64,
+}
+
+/// Why a change was not put in.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Overflow;
+pub enum Refused {
+    /// Something else was put in since the ticket was taken: the lease is to be read again.
+    Overtaken,
+    /// The queue is full: the change was dropped, only a comparison can repair that.
+    Overflow,
+}
 
 impl Handover {
+    /// Addresses that an empty map has room for. Few, so that the map stays in the processor's caches: the worker takes it
+    /// every few milliseconds. One that grows keeps a packet thread for some microseconds.
+    pub const ROOM: usize = 400;
+
     /// A hand-over for at most `limit` addresses that wait to be written.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
-            shared: Mutex::new(Shared { changes: Self::room(limit), armed: false }),
+            shared: Mutex::new(Shared { changes: Self::room(), armed: false }),
+            puts: [const { AtomicU64::new(0) }; STRIPES],
             wake: Notify::new(),
             taken: AtomicUsize::new(0),
             limit,
         }
     }
 
-    /// An empty map of the size that never grows while a packet thread waits for it.
+    /// An empty map of the size that is put into.
     #[must_use]
-    pub fn room(limit: usize) -> Changes {
-        Changes::with_capacity(limit.min(65_536))
+    pub fn room() -> Changes {
+        Changes::with_capacity_and_hasher(Self::ROOM, foldhash::fast::RandomState::default())
     }
 
-    /// Puts in a change; it replaces one that waits for the same address.
+    /// To be taken before the lease of an address is read.
+    #[must_use]
+    pub fn ticket(&self, address: IpAddr) -> Ticket {
+        let stripe = stripe(address);
+        // Whoever sees a put here reads the lease after that put's own reading.
+        Ticket { stripe, puts: self.puts[stripe].load(Ordering::Acquire) }
+    }
+
+    /// Puts in what was read under a ticket; it replaces a change that waits for the same address.
     ///
     /// # Errors
-    /// [`Overflow`] when as many addresses wait as may.
-    pub fn put(&self, address: IpAddr, mut change: Box<Change>) -> Result<(), Overflow> {
+    /// When something else came before, or as many addresses wait as may.
+    pub fn put(&self, address: IpAddr, mut change: Box<Change>, ticket: Ticket) -> Result<(), Refused> {
         let mut shared = self.lock();
+        let puts = &self.puts[ticket.stripe];
+        if puts.load(Ordering::Relaxed) != ticket.puts {
+            return Err(Refused::Overtaken);
+        }
+        puts.store(ticket.puts + 1, Ordering::Release);
         // What the worker took is bounded by itself (`Pending::absorb`), which knows the addresses.
         let full = shared.changes.len() >= self.limit;
-        if full && !shared.changes.contains_key(&address) {
-            return Err(Overflow);
-        }
-        let older = shared.changes.get(&address);
-        let stays = older.is_some_and(|older| !change.replaces(older));
-        let replaced = if stays {
-            Some(change)
-        } else {
-            if let Some(older) = older {
-                change.inherit(older);
+        let replaced = match shared.changes.entry(address) {
+            Entry::Vacant(_) if full => return Err(Refused::Overflow),
+            Entry::Vacant(vacant) => {
+                vacant.insert(change);
+                None
             }
-            shared.changes.insert(address, change)
+            Entry::Occupied(older) if !change.replaces(older.get()) => Some(change),
+            Entry::Occupied(mut older) => {
+                change.inherit(older.get());
+                Some(older.insert(change))
+            }
         };
         let wake = std::mem::take(&mut shared.armed);
         drop(shared);
@@ -125,6 +165,17 @@ impl Handover {
     }
 }
 
+/// Which counter an address has. All of its bytes count: pools differ in whatever they like.
+#[expect(clippy::cast_possible_truncation, reason = "halves of an address, and fewer bits than a usize has")]
+fn stripe(address: IpAddr) -> usize {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => ((address.to_bits() >> 64) as u64).rotate_left(32) ^ address.to_bits() as u64,
+    };
+    // Fibonacci hashing: the highest bits of the product depend on all of those below.
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - STRIPES.ilog2())) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,12 +186,44 @@ mod tests {
         Box::new(Change { queued: None, timestamp, operation: Operation::Update, row: Row::Gone { owner: None } })
     }
 
+    fn put(handover: &Handover, address: u32, timestamp: i64) -> Result<(), Refused> {
+        handover.put(v4(address), change(timestamp), handover.ticket(v4(address)))
+    }
+
+    #[test]
+    fn what_was_read_before_another_read_is_not_put_in_after_it() {
+        let handover = Handover::new(2);
+        let ticket = handover.ticket(v4(1));
+        put(&handover, 1, 2).unwrap();
+        assert_eq!(handover.put(v4(1), change(1), ticket), Err(Refused::Overtaken));
+        assert_eq!(handover.take(Handover::room())[&v4(1)].timestamp, 2);
+        assert_eq!(handover.put(v4(1), change(1), ticket), Err(Refused::Overtaken), "also when it was taken");
+    }
+
+    #[test]
+    fn pools_are_spread_over_the_counters() {
+        let pool = |first: &str, step: u128| {
+            let first: IpAddr = first.parse().unwrap();
+            let nth = |n: u128| match first {
+                IpAddr::V4(first) => v4(first.to_bits() + u32::try_from(n * step).unwrap()),
+                IpAddr::V6(first) => std::net::Ipv6Addr::from_bits(first.to_bits() + n * step).into(),
+            };
+            let mut counts = [0; STRIPES];
+            (0..6400).for_each(|n| counts[stripe(nth(n))] += 1);
+            *counts.iter().max().unwrap()
+        };
+        for (first, step) in [("10.0.0.0", 1), ("10.0.0.0", 256), ("2001:db8::", 1), ("2001:db8::", 1 << 72)] {
+            let most = pool(first, step);
+            assert!(most < 200, "{first}, {step}: {most} of 6400");
+        }
+    }
+
     #[test]
     fn the_newest_change_of_an_address_is_handed_over() {
         let handover = Handover::new(2);
-        handover.put(v4(1), change(1)).unwrap();
-        handover.put(v4(1), change(2)).unwrap();
-        let taken = handover.take(Handover::room(2));
+        put(&handover, 1, 1).unwrap();
+        put(&handover, 1, 2).unwrap();
+        let taken = handover.take(Handover::room());
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[&v4(1)].timestamp, 2);
     }
@@ -148,10 +231,10 @@ mod tests {
     #[test]
     fn a_full_queue_drops_new_addresses_but_not_news_of_waiting_ones() {
         let handover = Handover::new(2);
-        handover.put(v4(1), change(1)).unwrap();
-        handover.put(v4(2), change(1)).unwrap();
-        assert_eq!(handover.put(v4(3), change(1)), Err(Overflow));
-        handover.put(v4(1), change(2)).unwrap();
+        put(&handover, 1, 1).unwrap();
+        put(&handover, 2, 1).unwrap();
+        assert_eq!(put(&handover, 3, 1), Err(Refused::Overflow));
+        put(&handover, 1, 2).unwrap();
         assert_eq!(handover.waiting(), 2);
     }
 
@@ -159,11 +242,11 @@ mod tests {
     async fn a_sleeping_worker_is_woken_once() {
         let handover = Handover::new(10);
         assert!(handover.arm());
-        handover.put(v4(1), change(1)).unwrap();
-        handover.put(v4(2), change(1)).unwrap();
+        put(&handover, 1, 1).unwrap();
+        put(&handover, 2, 1).unwrap();
         assert!(!handover.arm(), "something waits");
         handover.wait().await;
-        assert_eq!(handover.take(Handover::room(10)).len(), 2);
+        assert_eq!(handover.take(Handover::room()).len(), 2);
         let again = tokio::time::timeout(std::time::Duration::from_millis(20), handover.wait()).await;
         assert!(again.is_err(), "only the first put woke");
     }

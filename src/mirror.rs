@@ -2,11 +2,9 @@
 //!
 //! A callout's payload is not what gets mirrored: some leases are reported and not written, some written and reported as
 //! removed, and callouts of two clients can run in the opposite order of their writes. So a callout after the write only
-//! says *which* address changed: the lease database is read again, and what it holds is put into the queue, unless
-//! something was put in for that address since the read began; then it is read once more. So the queue's order is the
-//! order of the reads. The last write of an address is followed by its callout, whose read sees that write: the last entry
-//! is the final state, whatever the order of the callouts. No lock is held while the database is read, which may be an SQL
-//! server far away.
+//! says *which* address changed: the lease database is read again, and what it holds is put into the queue, whose order is
+//! the order of the reads ([`crate::handover`]). The last write of an address is followed by its callout, whose read sees
+//! that write: the last entry is the final state, whatever the order of the callouts.
 //!
 //! Callouts before the write only tell the record's `operation`, where it is not a new lease. Reclamation has no callout
 //! after the write; it runs on Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
@@ -17,7 +15,6 @@
 //! the mark away before it reads. What is still marked at the next turn was told by no callout: a removal is read then, and
 //! a lease is suspected like one that a comparison found, since a partner has most likely written its record already.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +27,7 @@ use crate::commands;
 use crate::config::Config;
 use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
-use crate::handover::{Changes, Handover};
+use crate::handover::{Changes, Handover, Refused};
 use crate::hints;
 use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
 use crate::lease_commands::{Commanded, commanded, named_addresses};
@@ -69,10 +66,6 @@ pub trait Kea: Send + Sync + 'static {
     fn without_signals(&self, start: &mut dyn FnMut());
 }
 
-/// Addresses are spread over so many counters of what was put into the queue. More than there are packet threads, so that
-/// they rarely meet.
-const STRIPES: usize = 64;
-
 /// How long an address rests that could not be read.
 const REST: Duration = Duration::from_secs(1);
 
@@ -80,7 +73,6 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Mirror<K> {
     kea: Arc<K>,
     shared: Arc<Shared>,
-    stripes: [Mutex<u64>; STRIPES],
     marks: Marks,
     /// Addresses that could not be read, and since when they rest.
     failed: (Marks, Mutex<Instant>),
@@ -99,7 +91,7 @@ impl<K: Kea> Mirror<K> {
         let handover = Handover::new(config.queue_size);
         let counters = Counters::default();
         for (address, change) in unwritten {
-            if handover.put(address, change).is_err() {
+            if handover.put(address, change, handover.ticket(address)).is_err() {
                 counters.queue_overflows.add(1);
             }
         }
@@ -117,7 +109,6 @@ impl<K: Kea> Mirror<K> {
         Self {
             kea: Arc::new(kea),
             shared: Arc::new(shared),
-            stripes: [const { Mutex::new(0) }; STRIPES],
             marks: Marks::default(),
             failed: (Marks::default(), Mutex::new(Instant::now())),
             tracked: AtomicBool::new(false),
@@ -267,10 +258,10 @@ impl<K: Kea> Mirror<K> {
             }
         }
         let unwritten = match lock(&self.worker).take() {
-            None => self.shared.handover.take(Changes::new()),
+            None => self.shared.handover.take(Changes::default()),
             Some(worker) => worker.stop(self.config().flush_timeout).unwrap_or_else(|_| {
                 error!(target: messages::WORKER_STUCK, "the worker did not end within flush-timeout and half a second");
-                Changes::new()
+                Changes::default()
             }),
         };
         info!(target: messages::UNLOADED, "unloaded, {} addresses are unwritten", unwritten.len());
@@ -356,10 +347,10 @@ impl<K: Kea> Mirror<K> {
         let found = operation == Operation::Sync;
         let marked = if found { None } else { self.told(address) };
         let owner = owner.or(marked.and_then(|mark| mark.owner));
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(address);
-        let stripe = &self.stripes[usize::try_from(hash % STRIPES as u64).unwrap_or(0)];
+        let handover = &self.shared.handover;
+        // Each round in vain is one in which another thread got through.
         let queued = loop {
-            let before = *lock(stripe);
+            let ticket = handover.ticket(address);
             // Before it is read: of two servers that share the database, who reads later never tells an earlier time.
             let time = now();
             let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
@@ -375,11 +366,9 @@ impl<K: Kea> Mirror<K> {
                 }
             };
             let change = Box::new(Change { timestamp, queued: (!found).then(Instant::now), operation, row });
-            let mut puts = lock(stripe);
-            // Each round in vain is one in which another thread got through.
-            if *puts == before {
-                *puts += 1;
-                break self.shared.handover.put(address, change);
+            match handover.put(address, change, ticket) {
+                Err(Refused::Overtaken) => {}
+                queued => break queued,
             }
         };
         if !self.working.load(Ordering::Relaxed) {
@@ -445,13 +434,13 @@ mod tests {
 
     fn mirror(on_main_thread: bool) -> Mirror<OneLease> {
         let kea = OneLease { on_main_thread, ..OneLease::default() };
-        Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new())
+        Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default())
     }
 
     /// A mirror that is told every write.
     fn tracking() -> Mirror<OneLease> {
         let kea = OneLease { on_main_thread: true, tracks: true, ..OneLease::default() };
-        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new());
+        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default());
         mirror.configured();
         mirror
     }
@@ -483,7 +472,7 @@ mod tests {
         mirror.command("lease4-update", r#"{"ip-address":"192.0.2.1"}"#);
         mirror.command("lease4-del", r#"{"ip-address":"192.0.2.2"}"#);
         mirror.command("lease6-del", r#"{"ip-address":"2001:db8::1"}"#);
-        let changes = mirror.shared.handover.take(Changes::new());
+        let changes = mirror.shared.handover.take(Changes::default());
         assert_eq!(changes.len(), 2, "the other family's addresses are the other server's");
         let of = |address: &str| &changes[&address.parse::<IpAddr>().unwrap()];
         assert!(matches!(of("192.0.2.1").row, Row::Held { .. }));
@@ -494,7 +483,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_rests_and_a_turn_takes_no_longer_than_it_may() {
         let kea = OneLease { on_main_thread: true, is_away: true, ..OneLease::default() };
-        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::new());
+        let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default());
         *lock(&mirror.failed.1) = Instant::now() + 1000 * REST;
         for n in 1..=3 {
             mirror.reclaiming(&Lease::plain_v4(n), LeaseType::Na, Operation::Update);
@@ -518,10 +507,10 @@ mod tests {
         mirror.about_to(Operation::Renew, address);
         mirror.written(address, LeaseType::Na, None);
         mirror.assigned(address, LeaseType::Na, None);
-        let changes = mirror.shared.handover.take(Changes::new());
+        let changes = mirror.shared.handover.take(Changes::default());
         assert_eq!(changes[&address].operation, Operation::Renew);
         mirror.turn();
-        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+        assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
         assert!(mirror.shared.readings.take_suspects().is_empty());
     }
 
@@ -532,7 +521,7 @@ mod tests {
         mirror.written(address, LeaseType::Na, None);
         mirror.turn();
         assert_eq!(mirror.shared.readings.take_suspects(), [address]);
-        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+        assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
     }
 
     #[test]
@@ -545,7 +534,7 @@ mod tests {
         let unnamed = Owner { hostname: [].into(), ..lease.owner() };
         mirror.written(lease.address, LeaseType::Na, Some(unnamed));
         mirror.turn();
-        let changes = mirror.shared.handover.take(Changes::new());
+        let changes = mirror.shared.handover.take(Changes::default());
         assert_eq!(changes[&lease.address].row, Row::Gone { owner: Some(lease.owner()) });
     }
 
@@ -559,7 +548,7 @@ mod tests {
                 mirror.command("lease4-del", r#"{"ip-address":"192.0.2.2","origin":"ha-partner"}"#);
             }
             mirror.turn();
-            let changes = mirror.shared.handover.take(Changes::new());
+            let changes = mirror.shared.handover.take(Changes::default());
             let owner = owner_is_told.then(|| lease.owner());
             assert_eq!(changes[&lease.address].row, Row::Gone { owner });
         }
@@ -571,7 +560,7 @@ mod tests {
         let address = HELD.parse().unwrap();
         mirror.written(address, LeaseType::Na, None);
         mirror.command("lease4-update", r#"{"ip-address":"192.0.2.1","origin":"ha-partner"}"#);
-        assert_eq!(mirror.shared.handover.take(Changes::new()).len(), 0);
+        assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
         mirror.turn();
         assert_eq!(mirror.shared.readings.take_suspects(), [address]);
     }

@@ -96,7 +96,7 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub struct Pending {
     writer: Writer,
-    waiting: HashMap<IpAddr, Box<Change>>,
+    waiting: Changes,
     /// Addresses of `waiting` that are in no transaction, in the order in which they are due.
     due: VecDeque<IpAddr>,
     /// Those of them whose key must be read before anything is written.
@@ -125,7 +125,7 @@ impl Pending {
     pub fn new(writer: Writer) -> Self {
         Self {
             writer,
-            waiting: HashMap::new(),
+            waiting: Changes::default(),
             due: VecDeque::new(),
             unseen: VecDeque::new(),
             in_flight: HashMap::new(),

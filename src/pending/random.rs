@@ -97,7 +97,7 @@ impl Server {
     }
 
     fn take_over(&mut self) {
-        let mut taken = self.handover.take(Changes::new());
+        let mut taken = self.handover.take(Changes::default());
         if let Some(comparison) = &mut self.comparison {
             comparison.touched.extend(taken.keys());
         }
@@ -284,10 +284,9 @@ impl World {
             Some(lease) => (if is_told { now } else { lease.cltt }, Row::Held { lease, relay: None }),
             None => (now, Row::Gone { owner }),
         };
-        self.servers[n]
-            .handover
-            .put(address, Box::new(Change { queued: None, timestamp, operation, row }))
-            .expect("room");
+        let handover = &self.servers[n].handover;
+        let change = Box::new(Change { queued: None, timestamp, operation, row });
+        handover.put(address, change, handover.ticket(address)).expect("room");
     }
 
     fn is_reading_suspects(&self, n: usize) -> bool {
@@ -621,9 +620,10 @@ impl World {
         self.flights.retain(|flight| !flight.given_up || flight.answer.is_none());
         if self.random.bool() {
             let mut unwritten = old.pending.into_changes(batches);
-            unwritten.extend(old.handover.take(Changes::new()));
+            unwritten.extend(old.handover.take(Changes::default()));
             for (address, change) in unwritten {
-                self.servers[n].handover.put(address, change).expect("room");
+                let handover = &self.servers[n].handover;
+                handover.put(address, change, handover.ticket(address)).expect("room");
             }
         }
     }

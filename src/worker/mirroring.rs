@@ -34,6 +34,9 @@ use crate::writer::Writer;
 /// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
 const WINDOW: usize = 4;
 
+/// So many changes are taken over also while nothing can be sent: a packet thread waits for a map that grows.
+const MANY: usize = 4 * Handover::ROOM;
+
 /// A request under way.
 #[derive(Debug)]
 pub(super) enum Flight {
@@ -149,7 +152,7 @@ impl<'a> Mirroring<'a> {
             shared,
             wake,
             pending: Pending::new(writer),
-            spare: Handover::room(config.queue_size),
+            spare: Handover::room(),
             link: Link::new(&config.endpoints),
             requests: JoinSet::new(),
             flights: HashMap::new(),
@@ -245,7 +248,7 @@ impl<'a> Mirroring<'a> {
         });
         let mut unwritten = self.pending.into_changes(batches.collect::<Vec<_>>());
         // Newer than what was taken before.
-        unwritten.extend(shared.handover.take(Changes::new()));
+        unwritten.extend(shared.handover.take(Changes::default()));
         unwritten
     }
 
@@ -293,6 +296,7 @@ impl<'a> Mirroring<'a> {
     /// Takes what the packet threads put in.
     pub(super) fn take_over(&mut self) {
         let mut taken = self.shared.handover.take(std::mem::take(&mut self.spare));
+        let many = taken.len();
         if let Some(resync) = &mut self.resync {
             for address in taken.keys() {
                 resync.touch(*address);
@@ -300,6 +304,8 @@ impl<'a> Mirroring<'a> {
         }
         let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
         self.shared.counters.queue_overflows.add(dropped);
+        // Going through a map costs what it has room for; one that stays so full need not grow anew each time.
+        taken.shrink_to((2 * many).max(Handover::ROOM));
         self.spare = taken;
     }
 
@@ -362,6 +368,9 @@ impl<'a> Mirroring<'a> {
     fn tick(&mut self) {
         self.tell_overflows();
         self.look_at_files();
+        if self.shared.handover.queued() > MANY {
+            self.take_over();
+        }
         self.noticed.extend(self.pending.take_again());
         let noticed = self.noticed.drain().collect();
         self.suspect(noticed, "many changes by others");
