@@ -23,7 +23,7 @@ use crate::commands;
 use crate::config::Config;
 use crate::credential_files;
 use crate::handover::Changes;
-use crate::lease::{self, Family, Lease, LeaseType, Operation, Protocol};
+use crate::lease::{self, Family, Identifier, Lease, LeaseType, Operation, Protocol};
 use crate::log::{self, Log};
 use crate::messages;
 use crate::mirror::{Kea, Mirror};
@@ -190,11 +190,11 @@ fn address(row: &LeaseRow) -> IpAddr {
 }
 
 fn copy(row: &LeaseRow) -> Lease {
-    let client = bytes(&row.client).into();
+    let client = Identifier::from_slice(bytes(&row.client));
     Lease {
         address: address(row),
         state: row.state,
-        hwaddr: bytes(&row.hwaddr).into(),
+        hwaddr: Identifier::from_slice(bytes(&row.hwaddr)),
         protocol: if is_v4(row) {
             Protocol::V4 { client_id: client }
         } else {

@@ -116,13 +116,13 @@ pub fn decide(change: &Change, server: &str, grace: i64, found: &Found) -> Verdi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Lease, Operation, Owner};
+    use crate::lease::{Identifier, Lease, Operation, Owner};
     use crate::record;
 
     const GRACE: i64 = 120;
 
     fn lease(cltt: i64, client: u8) -> Lease {
-        Lease { hwaddr: [client; 6].into(), cltt, valid_lft: 100, ..Lease::plain_v4(1) }
+        Lease { hwaddr: Identifier::from_slice(&[client; 6]), cltt, valid_lft: 100, ..Lease::plain_v4(1) }
     }
 
     fn held(cltt: i64, timestamp: i64, operation: Operation) -> Change {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_declined_address_is_nobodys() {
-        let declined = Lease { hwaddr: [].into(), ..lease(10, 1) };
+        let declined = Lease { hwaddr: Identifier::new(), ..lease(10, 1) };
         let value = record::to_json(&declined, Operation::Decline, None, 10, "b");
         let key = FoundKey { revision: 5, etcd_lease: 0, record: Summary::parse(&value) };
         let found = Found { as_of: 9, key: Some(key) };

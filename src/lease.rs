@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use smallvec::SmallVec;
+
 /// The time, in seconds since the epoch as in leases.
 #[must_use]
 pub fn now() -> i64 {
@@ -84,13 +86,17 @@ impl LeaseType {
     }
 }
 
+/// A hardware address, a client identifier or a DUID. Most have at most 16 bytes, which take no memory of their own: what a
+/// packet thread takes from the allocator and the worker gives back costs both of them.
+pub type Identifier = SmallVec<[u8; 16]>;
+
 /// What only one of the two protocols knows of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// DHCPv4 (RFC 2131).
     V4 {
         /// The client identifier (option 61); empty when the client sent none.
-        client_id: Box<[u8]>,
+        client_id: Identifier,
     },
     /// DHCPv6 (RFC 8415).
     V6 {
@@ -99,7 +105,7 @@ pub enum Protocol {
         /// 128, or the length of the delegated prefix.
         prefix_len: u8,
         /// The client's DUID.
-        duid: Box<[u8]>,
+        duid: Identifier,
         /// The identity association.
         iaid: u32,
         /// Seconds, or [`INFINITE_LIFETIME`].
@@ -115,7 +121,7 @@ pub struct Lease {
     /// Kea's number for the state.
     pub state: u32,
     /// The hardware address; empty when Kea holds none.
-    pub hwaddr: Box<[u8]>,
+    pub hwaddr: Identifier,
     /// What only DHCPv4 or DHCPv6 knows.
     pub protocol: Protocol,
     /// The host name, in whatever bytes Kea holds; empty when there is none.
@@ -167,8 +173,8 @@ impl Lease {
         Self {
             address: std::net::Ipv4Addr::from_bits(address).into(),
             state: STATE_ASSIGNED,
-            hwaddr: [].into(),
-            protocol: Protocol::V4 { client_id: [].into() },
+            hwaddr: Identifier::new(),
+            protocol: Protocol::V4 { client_id: Identifier::new() },
             hostname: [].into(),
             fqdn_fwd: false,
             fqdn_rev: false,
@@ -187,9 +193,9 @@ impl Lease {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The hardware address; may be empty.
-    pub hwaddr: Box<[u8]>,
+    pub hwaddr: Identifier,
     /// Client identifier or DUID; may be empty for DHCPv4.
-    pub client: Box<[u8]>,
+    pub client: Identifier,
     /// The identity association; `None` for DHCPv4.
     pub iaid: Option<u32>,
     /// `cltt` of the lease that went: a record with a later one is about a newer lease.

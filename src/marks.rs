@@ -101,7 +101,7 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::Lease;
+    use crate::lease::{Identifier, Lease};
 
     fn mark(gone: Option<&Lease>, told: bool) -> Mark {
         Mark { lease_type: LeaseType::Na, operation: Operation::Update, owner: gone.map(Lease::owner), told }
@@ -117,7 +117,7 @@ mod tests {
         let found = marks.remove(named.address).unwrap();
         assert_eq!((found.owner, found.told), (Some(named.owner()), true));
         // Somebody else had the address last.
-        let other = Lease { hwaddr: [1].into(), ..Lease::plain_v4(1) };
+        let other = Lease { hwaddr: Identifier::from_slice(&[1]), ..Lease::plain_v4(1) };
         assert!(marks.put(named.address, mark(Some(&named), false), 1));
         assert!(marks.put(named.address, mark(Some(&other), false), 1));
         assert_eq!(marks.remove(named.address).unwrap().owner, Some(other.owner()));

@@ -336,13 +336,13 @@ pub fn v4(bits: u32) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{INFINITE_LIFETIME, LeaseType};
+    use crate::lease::{INFINITE_LIFETIME, Identifier, LeaseType};
     use proptest::prelude::*;
 
     fn v4_lease() -> Lease {
         Lease {
-            hwaddr: [0xaa, 0xbb, 0xcc, 0, 1, 2].into(),
-            protocol: Protocol::V4 { client_id: [1, 0xaa].into() },
+            hwaddr: Identifier::from_slice(&[0xaa, 0xbb, 0xcc, 0, 1, 2]),
+            protocol: Protocol::V4 { client_id: Identifier::from_slice(&[1, 0xaa]) },
             hostname: b"printer.example".as_slice().into(),
             fqdn_rev: true,
             subnet_id: 7,
@@ -374,12 +374,12 @@ mod tests {
     fn a_delegated_prefix_tells_type_length_and_preferred_lifetime() {
         let mut lease = v4_lease();
         lease.address = "2001:db8:1:0:0:0:0:0".parse().unwrap();
-        lease.hwaddr = [].into();
+        lease.hwaddr = Identifier::new();
         lease.hostname = [].into();
         lease.protocol = Protocol::V6 {
             lease_type: LeaseType::Pd,
             prefix_len: 56,
-            duid: [0, 1, 2].into(),
+            duid: Identifier::from_slice(&[0, 1, 2]),
             iaid: 9,
             preferred_lft: 1800,
         };
@@ -429,9 +429,9 @@ mod tests {
         let summary = Summary::parse(json(&v4_lease(), None).as_bytes()).unwrap();
         let mut owner = v4_lease().owner();
         assert!(summary.is_about(&owner));
-        owner.hwaddr = [9].into();
+        owner.hwaddr = Identifier::from_slice(&[9]);
         assert!(summary.is_about(&owner), "the client identifier decides");
-        owner.client = [].into();
+        owner.client = Identifier::new();
         assert!(!summary.is_about(&owner), "without one the hardware address does");
     }
 

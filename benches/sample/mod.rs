@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use dhcp_etcd::index::Index;
-use dhcp_etcd::lease::{Lease, LeaseType, Protocol};
+use dhcp_etcd::lease::{Identifier, Lease, LeaseType, Protocol};
 use dhcp_etcd::lifetime::Lifetime;
 use dhcp_etcd::mirror::Kea;
 use dhcp_etcd::record::{LeaseKeys, v4};
@@ -18,8 +18,8 @@ pub fn lease(number: u32) -> Lease {
     Lease {
         address: v4(0x0a00_0000 + number),
         state: 0,
-        hwaddr: [2, 0, 0, a, b, c].into(),
-        protocol: Protocol::V4 { client_id: [1, 2, 0, 0, a, b, c].into() },
+        hwaddr: Identifier::from_slice(&[2, 0, 0, a, b, c]),
+        protocol: Protocol::V4 { client_id: Identifier::from_slice(&[1, 2, 0, 0, a, b, c]) },
         hostname: b"printer.example.org".as_slice().into(),
         fqdn_fwd: false,
         fqdn_rev: false,
@@ -39,7 +39,7 @@ pub fn lease6(address: Ipv6Addr) -> Lease {
         protocol: Protocol::V6 {
             lease_type: LeaseType::Na,
             prefix_len: 128,
-            duid: [0, 3, 0, 1, 2, 0, 0, a, b, c].into(),
+            duid: Identifier::from_slice(&[0, 3, 0, 1, 2, 0, 0, a, b, c]),
             iaid: 1,
             preferred_lft: 1800,
         },

@@ -49,18 +49,18 @@ fn lease(bytes: &mut Unstructured, family: Family) -> Result<(Lease, Operation, 
         address,
         state: bytes.arbitrary::<u8>()?.into(),
         // What Kea takes at most (`HWAddr::MAX_HWADDR_LEN`, `ClientId::MAX_CLIENT_ID_LEN`, `DUID::MAX_DUID_LEN`).
-        hwaddr: some(bytes, 20)?,
+        hwaddr: some(bytes, 20)?.into(),
         protocol: match family {
-            Family::V4 => Protocol::V4 { client_id: some(bytes, 255)? },
+            Family::V4 => Protocol::V4 { client_id: some(bytes, 255)?.into() },
             Family::V6 => Protocol::V6 {
                 lease_type: *bytes.choose(&[LeaseType::Na, LeaseType::Ta, LeaseType::Pd])?,
                 prefix_len: bytes.int_in_range(0..=128)?,
-                duid: some(bytes, 130)?,
+                duid: some(bytes, 130)?.into(),
                 iaid: bytes.arbitrary()?,
                 preferred_lft: bytes.arbitrary()?,
             },
         },
-        hostname: some(bytes, 255)?,
+        hostname: some(bytes, 255)?.into(),
         fqdn_fwd: bytes.arbitrary()?,
         fqdn_rev: bytes.arbitrary()?,
         subnet_id: bytes.arbitrary()?,
@@ -76,9 +76,9 @@ fn lease(bytes: &mut Unstructured, family: Family) -> Result<(Lease, Operation, 
     Ok((lease, operation, relay))
 }
 
-fn some(bytes: &mut Unstructured, most: usize) -> Result<Box<[u8]>> {
+fn some<'a>(bytes: &mut Unstructured<'a>, most: usize) -> Result<&'a [u8]> {
     let all: &[u8] = bytes.arbitrary()?;
-    Ok(all[..all.len().min(most)].into())
+    Ok(&all[..all.len().min(most)])
 }
 
 /// It is one line of compact JSON, begins as documented, and reads back as what was written.

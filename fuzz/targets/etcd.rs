@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use arbitrary::Unstructured;
 use dhcp_etcd::etcd::found_key;
 use dhcp_etcd::guard::{Found, FoundKey, Verdict, decide};
-use dhcp_etcd::lease::{Change, Family, Lease, LeaseType, Operation, Protocol, Row};
+use dhcp_etcd::lease::{Change, Family, Identifier, Lease, LeaseType, Operation, Protocol, Row};
 use dhcp_etcd::record::{Content, Identifiers, Summary, age, to_json};
 use dhcp_etcd::writer::{Known, Plan};
 use serde_json::Value;
@@ -173,7 +173,7 @@ fn agrees(store: &Store) {
 fn lease_of(value: &[u8]) -> Option<Lease> {
     let json: Value = serde_json::from_slice(value).ok()?;
     let number = |name: &str| json[name].as_u64().and_then(|number| u32::try_from(number).ok());
-    let identifier = |name: &str| json[name].as_str().map_or(Some([].into()), bytes);
+    let identifier = |name: &str| json[name].as_str().map_or(Some(Identifier::new()), bytes);
     let address: IpAddr = json["ip"].as_str()?.parse().ok()?;
     let protocol = match address {
         IpAddr::V4(_) => Protocol::V4 { client_id: identifier("client_id")? },
@@ -202,6 +202,6 @@ fn lease_of(value: &[u8]) -> Option<Lease> {
     })
 }
 
-fn bytes(hex: &str) -> Option<Box<[u8]>> {
+fn bytes(hex: &str) -> Option<Identifier> {
     hex.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
 }

@@ -15,7 +15,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::*;
 use crate::guard::FoundKey;
-use crate::lease::{Lease, Operation as By, Owner};
+use crate::lease::{Identifier, Lease, Operation as By, Owner};
 use crate::record::{Content, Identifiers, Summary, v4};
 use crate::writer::Action;
 
@@ -91,7 +91,7 @@ enum Move {
 }
 
 fn lease(client: u8, cltt: i64) -> Lease {
-    Lease { hwaddr: [client].into(), cltt, valid_lft: 1_000_000, ..Lease::plain_v4(1) }
+    Lease { hwaddr: Identifier::from_slice(&[client]), cltt, valid_lft: 1_000_000, ..Lease::plain_v4(1) }
 }
 
 impl World {

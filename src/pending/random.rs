@@ -21,7 +21,7 @@ use super::store::{Entry, Store};
 use super::*;
 use crate::handover::Handover;
 use crate::index::{Index, Kind};
-use crate::lease::{INFINITE_LIFETIME, Lease, Operation as By, Owner};
+use crate::lease::{INFINITE_LIFETIME, Identifier, Lease, Operation as By, Owner};
 use crate::lifetime::Lifetime;
 use crate::record::{self, Content, Identifiers, Summary, v4};
 
@@ -229,7 +229,13 @@ impl World {
         let (address, client) = (self.random.u32(1..=ADDRESSES), self.random.u8(1..=CLIENTS));
         let name = [self.random.choice(*b"xy").unwrap_or_default()];
         let valid_lft = self.random.choice([60, 600, 6000, INFINITE_LIFETIME]).unwrap_or_default();
-        Lease { hwaddr: [client].into(), hostname: name.into(), cltt: self.now, valid_lft, ..Lease::plain_v4(address) }
+        Lease {
+            hwaddr: Identifier::from_slice(&[client]),
+            hostname: name.into(),
+            cltt: self.now,
+            valid_lft,
+            ..Lease::plain_v4(address)
+        }
     }
 
     fn has_ended(&self, lease: &Lease) -> bool {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::guard::FoundKey;
-use crate::lease::{Lease, Operation as By};
+use crate::lease::{Identifier, Lease, Operation as By};
 use crate::lifetime::Lifetime;
 use crate::record::{Summary, v4};
 
@@ -149,7 +149,7 @@ fn what_a_callout_tells_ends_a_finding() {
 
 #[test]
 fn a_record_that_only_loses_index_keys_keeps_its_revision() {
-    let lease = Lease { hwaddr: [1].into(), cltt: 2, ..Lease::plain_v4(0) };
+    let lease = Lease { hwaddr: Identifier::from_slice(&[1]), cltt: 2, ..Lease::plain_v4(0) };
     let value = crate::record::to_json(&lease, By::Offer, None, 2, "a");
     let key = FoundKey { revision: 7, etcd_lease: 0, record: crate::record::Summary::parse(&value) };
     let mut pending = pending(0);
@@ -215,7 +215,7 @@ fn partners(lease: &Lease, timestamp: i64, revision: i64) -> Found {
 fn a_watch_that_lags_behind_our_own_writes_settles_nothing() {
     let mut pending = pending(0);
     let Row::Held { lease, .. } = change(20).row else { unreachable!("a lease") };
-    let old = partners(&Lease { hwaddr: [9].into(), cltt: 10, ..lease.clone() }, 10, 5);
+    let old = partners(&Lease { hwaddr: Identifier::from_slice(&[9]), cltt: 10, ..lease.clone() }, 10, 5);
     pending.put(v4(0), change(20));
     let batch = pending.next_batch(0).unwrap();
     pending.seen(batch, vec![old.clone()]);
@@ -234,7 +234,7 @@ fn what_the_watch_told_is_written_on_and_looked_at_before_anything_is_settled() 
     for (theirs, looks) in [(1, false), (9, true)] {
         let mut pending = pending(1);
         let Row::Held { lease, .. } = change(1).row else { unreachable!("a lease") };
-        let told = partners(&Lease { cltt: theirs, hwaddr: [9].into(), ..lease }, 1, 5);
+        let told = partners(&Lease { cltt: theirs, hwaddr: Identifier::from_slice(&[9]), ..lease }, 1, 5);
         assert!(pending.noticed(v4(0), &told, Before::Nothing));
         let batch = pending.next_batch(0).unwrap();
         assert_eq!(batch.only_looks(), looks, "their cltt is {theirs}");
@@ -252,7 +252,7 @@ fn what_takes_the_place_of_what_another_told_of_the_same_second_is_looked_at_aga
     for is_answered in [true, false] {
         let mut pending = pending(1);
         let batch = pending.next_batch(0).unwrap();
-        let other = Lease { hwaddr: [9].into(), cltt: 1, ..Lease::plain_v4(0) };
+        let other = Lease { hwaddr: Identifier::from_slice(&[9]), cltt: 1, ..Lease::plain_v4(0) };
         pending.seen(batch, vec![partners(&other, 1, 5)]);
         let contest = pending.next_batch(0).unwrap();
         let suspects = if is_answered {
@@ -677,7 +677,7 @@ fn a_transaction_has_room_for_the_index_keys() {
     writer.index = crate::index::Index::new("/p", &[crate::index::Kind::HwAddress, crate::index::Kind::Hostname]);
     let mut pending = Pending::new(writer);
     for n in 0..100 {
-        let lease = Lease { hwaddr: [1].into(), hostname: (*b"x").into(), ..Lease::plain_v4(n) };
+        let lease = Lease { hwaddr: Identifier::from_slice(&[1]), hostname: (*b"x").into(), ..Lease::plain_v4(n) };
         let row = Row::Held { lease, relay: None };
         pending.put(v4(n), Box::new(Change { queued: None, timestamp: 1, operation: By::Offer, row }));
     }
