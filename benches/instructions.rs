@@ -76,7 +76,10 @@ fn exchanges(family: Family, tells_writes: bool, operation: Operation, numbers: 
     mirror.configured();
     for number in numbers {
         let address = address(family, number);
-        mirror.about_to(operation, address);
+        if operation != Operation::Offer {
+            mirror.begins_exchange();
+            mirror.about_to(operation, address);
+        }
         if tells_writes {
             mirror.written(address, LeaseType::Na, None);
         }

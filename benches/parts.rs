@@ -37,7 +37,7 @@ fn record(number: u32) -> Vec<u8> {
     to_json(&lease(number), Operation::Offer, None, NOW, "host")
 }
 
-/// The packet threads' part of a lease, without C++: the operation is told, the lease read, the change queued. On two
+/// The packet threads' part of a new lease, without C++: the lease is read, the change queued. On two
 /// threads as well, where they meet at the queue's lock.
 #[divan::bench(threads = [1, 2])]
 fn callout_to_queue(bencher: Bencher) {
@@ -45,7 +45,6 @@ fn callout_to_queue(bencher: Bencher) {
     let next = AtomicU32::new(0);
     bencher.bench(|| {
         let address = v4(0x0a00_0000 + next.fetch_add(1, Ordering::Relaxed) % 1000);
-        mirror.about_to(Operation::Offer, address);
         mirror.assigned(address, LeaseType::Na, None);
     });
 }

@@ -8,11 +8,12 @@
 //!
 //! A million leases take some 120 MB while it runs, all of which is given back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 
 use crate::etcd::{Page, found_key};
+use crate::handover::ByAddress;
 use crate::lease::{Family, Lease};
 use crate::record::{Content, age};
 use crate::writer::Writer;
@@ -102,7 +103,7 @@ pub struct Comparison {
     family: Family,
     /// Seconds since the epoch when it began.
     now: i64,
-    seen: HashMap<IpAddr, Seen>,
+    seen: ByAddress<Seen>,
     touched: HashSet<IpAddr>,
     orphans: Vec<(Vec<u8>, i64)>,
     findings: Findings,
@@ -115,7 +116,7 @@ impl Comparison {
             writer,
             family,
             now,
-            seen: HashMap::new(),
+            seen: ByAddress::default(),
             touched: pending.collect(),
             orphans: Vec::new(),
             findings: Findings::default(),
@@ -129,7 +130,7 @@ impl Comparison {
 
     /// Begins anew, when the revision that was read at is no longer to be had.
     pub fn restart(&mut self) {
-        self.seen = HashMap::new();
+        self.seen = ByAddress::default();
         self.orphans.clear();
         self.findings = Findings::default();
     }

@@ -127,7 +127,7 @@ pub enum Request {
 
 impl Request {
     /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
-    /// reads the keys of [`Batch::read`]. `granted` tells whether the etcd lease of a window is known to exist.
+    /// reads the keys of those operations that [are read](Operation::is_read). `granted` tells whether the etcd lease of a window is known to exist.
     #[must_use]
     pub fn write(
         batch: &Batch,
@@ -137,12 +137,15 @@ impl Request {
         granted: impl Fn(Window) -> bool,
         now: i64,
     ) -> Self {
-        let reads = Self::reads(batch.read(), writer, presence);
+        let mut reads = vec![TxnOp::get(presence, None)];
         let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
         let (mut operations, mut windows) = (Vec::new(), Vec::new());
         for operation in batch.operations() {
-            let Some(write) = &operation.write else { continue };
             let key = writer.keys.of(operation.address);
+            if operation.is_read() {
+                reads.push(TxnOp::get(key.as_str(), None));
+            }
+            let Some(write) = &operation.write else { continue };
             conditions.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, write.revision));
             let etcd_lease = write.window().map_or(0, |window| window.id);
             let on_lease = || PutOptions::new().with_lease(etcd_lease);

@@ -18,8 +18,12 @@ use tokio::sync::Notify;
 
 use crate::lease::Change;
 
-/// Changes by address. The hash is seeded, and a tenth of what the standard library's takes.
-pub type Changes = HashMap<IpAddr, Box<Change>, foldhash::fast::RandomState>;
+/// What is kept by address, where packets or leases in great number go through it: the hash is seeded, and takes a fraction
+/// of what the standard library's does.
+pub type ByAddress<T> = HashMap<IpAddr, T, foldhash::fast::RandomState>;
+
+/// Changes by address.
+pub type Changes = ByAddress<Box<Change>>;
 
 /// Addresses are spread over so many counters of what was put in. More than there are packet threads, so that they rarely
 /// meet.

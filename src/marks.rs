@@ -1,10 +1,10 @@
 //! Addresses that changed and that the next turn of Kea's main loop is to see to, unless a callout tells of them before.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::handover::ByAddress;
 use crate::lease::{LeaseType, Operation, Owner};
 
 /// What is known of a change.
@@ -36,7 +36,7 @@ impl Mark {
 
 #[derive(Debug, Default)]
 struct State {
-    by_address: HashMap<IpAddr, Mark>,
+    by_address: ByAddress<Mark>,
     turn_wanted: bool,
 }
 

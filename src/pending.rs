@@ -13,12 +13,12 @@
 //! whose removal found nothing yet. The watch tells that one of the late record; it finds no lease, and knows from
 //! [`ended`](crate::ended) that the record is about the one that ended.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::ended::Ended;
 use crate::guard::Found;
-use crate::handover::Changes;
+use crate::handover::{ByAddress, Changes};
 use crate::lease::{self, Change, Lease, Row};
 use crate::leftovers::{Before, Leftovers};
 use crate::writer::{Action, Known, Plan, Write, Writer};
@@ -46,7 +46,10 @@ pub struct Operation {
 }
 
 impl Operation {
-    fn is_read(&self) -> bool {
+    /// Whether its key is read, since that is all that is wanted or when some key has another revision than expected. Not
+    /// that of a finding which was to be written: it is observed anew.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
         self.write.is_none() || !self.change.is_finding()
     }
 }
@@ -68,12 +71,6 @@ impl Batch {
     /// Their addresses, in order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.operations.iter().map(|operation| operation.address)
-    }
-
-    /// The addresses whose keys are read, since that is all that is wanted or because some key has another revision than
-    /// expected. Not those of findings that were to be written: they are observed anew.
-    pub fn read(&self) -> impl Iterator<Item = IpAddr> {
-        self.operations.iter().filter(|operation| operation.is_read()).map(|operation| operation.address)
     }
 
     /// Whether the keys are only to be read.
@@ -102,12 +99,12 @@ pub struct Pending {
     /// Those of them whose key must be read before anything is written.
     unseen: VecDeque<IpAddr>,
     /// With the number of leftovers that the transaction removes the index keys of.
-    in_flight: HashMap<IpAddr, usize>,
+    in_flight: ByAddress<usize>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
-    known: HashMap<IpAddr, Known>,
+    known: ByAddress<Known>,
     /// What the keys of pending and suspected addresses were found to hold.
-    found: HashMap<IpAddr, Seen>,
+    found: ByAddress<Seen>,
     /// Addresses that are being observed, and of which nothing was sent since.
     asked: HashSet<IpAddr>,
     /// Addresses that were observed, and whose reading has perhaps not come yet.
@@ -128,10 +125,10 @@ impl Pending {
             waiting: Changes::default(),
             due: VecDeque::new(),
             unseen: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: ByAddress::default(),
             halves: VecDeque::new(),
-            known: HashMap::new(),
-            found: HashMap::new(),
+            known: ByAddress::default(),
+            found: ByAddress::default(),
             asked: HashSet::new(),
             observed: Vec::new(),
             again: Vec::new(),
@@ -229,8 +226,8 @@ impl Pending {
 
     /// Forgets what is known of every key: etcd may not hold what it held. What waits as a finding is suspected again.
     pub fn forget(&mut self) {
-        self.known = HashMap::new();
-        self.found = HashMap::new();
+        self.known = ByAddress::default();
+        self.found = ByAddress::default();
         self.leftovers = Leftovers::default();
         self.in_flight.values_mut().for_each(|leftovers| *leftovers = 0);
         self.drop_findings();
@@ -359,7 +356,7 @@ impl Pending {
     }
 
     /// The keys were read, since that was asked or because some key had another revision, so that nothing was applied.
-    /// `found` is what each key holds that is [`read`](Batch::read). Returns how many had been changed by somebody else.
+    /// `found` is what each key holds that is [read](Operation::is_read). Returns how many had been changed by somebody else.
     pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
         let (mut conflicts, mut found) = (0, found.into_iter());
         for operation in batch.operations {

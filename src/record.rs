@@ -1,6 +1,7 @@
 //! The JSON record of a lease, the key that it stands under, and what is read back from one. No I/O.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,6 +10,9 @@ use serde_json::Value;
 
 use crate::lease::{Lease, Operation, Owner, Protocol};
 use crate::lifetime;
+
+/// Characters of an address, at most: an IPv6 address without `::`.
+const LONGEST_ADDRESS: usize = 39;
 
 /// Where a server's records stand: `<prefix>/leases/`.
 #[derive(Clone, Debug)]
@@ -32,7 +36,10 @@ impl LeaseKeys {
     /// The key of an address: its canonical text (RFC 5952 for IPv6) after the base.
     #[must_use]
     pub fn of(&self, address: IpAddr) -> String {
-        format!("{}{address}", self.base)
+        let mut key = String::with_capacity(self.base.len() + LONGEST_ADDRESS);
+        key.push_str(&self.base);
+        write!(key, "{address}").expect("a string takes all");
+        key
     }
 
     /// The address that a key is of; `None` for any other key.
@@ -124,7 +131,10 @@ impl<'a> Record<'a> {
     }
 
     fn json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record has a JSON form")
+        // Most are shorter; growing took a tenth of the time of a record.
+        let mut json = Vec::with_capacity(512);
+        serde_json::to_writer(&mut json, self).expect("a record has a JSON form");
+        json
     }
 
     fn identifiers(&self) -> Identifiers {

@@ -371,7 +371,12 @@ impl World {
                 self.etcd.apply(batch, &writer, self.now);
                 return Answer::Landed(self.etcd.revision);
             }
-            Ok(batch) => batch.read().collect(),
+            Ok(batch) => batch
+                .operations()
+                .iter()
+                .filter(|operation| operation.is_read())
+                .map(|operation| operation.address)
+                .collect(),
             Err(addresses) => addresses.clone(),
         };
         Answer::Seen(addresses.into_iter().map(|address| self.etcd.found(&writer.keys.of(address))).collect(), session)
