@@ -15,7 +15,10 @@ const MODES: [(Family, bool, u32); 4] =
     [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
 
 /// Records of a transaction of the other program: what the library has in one at [`RATE`].
-const BATCH: u32 = 40;
+const BATCH: u32 = 80;
+
+/// Where the highest rate is looked for when one was found: so that the steps go up to it.
+const BELOW: f64 = 0.88;
 
 /// What the server has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +60,8 @@ impl Figures {
 struct Mode {
     family: Family,
     threads: bool,
-    guess: u32,
+    /// Of the library, of nothing, of the other program.
+    guesses: [f64; 3],
     library: Figures,
     writer: Figures,
 }
@@ -71,7 +75,7 @@ impl Mode {
         Self {
             family,
             threads,
-            guess,
+            guesses: [f64::from(guess); 3],
             library: Figures::new(of, budgets),
             writer: Figures::new(floor, [Budget::Told; 4]),
         }
@@ -90,7 +94,9 @@ impl Mode {
         let before = bed.cpu();
         let at_rate = load(RATE, 6);
         let cpu = (bed.cpu() - before) / at_rate.completed * 1e6;
-        let top = perfdhcp::highest(self.guess, |rate, seconds| Some(load(rate, seconds)));
+        let guess = &mut self.guesses[with as usize];
+        let top = perfdhcp::highest(*guess, |rate, seconds| Some(load(rate, seconds)));
+        *guess = BELOW * top;
         println!(
             "  {}, {}: {cpu:.0} µs, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
             mode(self.family, self.threads),

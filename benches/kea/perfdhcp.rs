@@ -168,7 +168,7 @@ pub fn load(bed: &Bed, rate: u32, seconds: u32) -> Load {
 /// The highest rate at which less than one of a hundred exchanges is dropped, found in steps of 6 % from `guess`. `load` makes
 /// a load of a rate and of some seconds, and returns nothing of one that had to be ended. A rate that fails is tried once
 /// more: something else on the machine may have been what ended it.
-pub fn highest(guess: u32, load: impl Fn(u32, u32) -> Option<Load>) -> f64 {
+pub fn highest(guess: f64, load: impl Fn(u32, u32) -> Option<Load>) -> f64 {
     const STEP: f64 = 1.06;
     const SECONDS: u32 = 3;
     let once = |rate: f64| {
@@ -179,7 +179,7 @@ pub fn highest(guess: u32, load: impl Fn(u32, u32) -> Option<Load>) -> f64 {
         (load.dropped() < 0.01 && enough).then_some(load.completed / f64::from(SECONDS))
     };
     let works = |rate| once(rate).or_else(|| once(rate));
-    let mut rate = f64::from(guess);
+    let mut rate = guess;
     let mut best = works(rate);
     if best.is_some() {
         while let Some(completed) = works(rate * STEP) {
