@@ -1,13 +1,11 @@
 //! How long the library keeps a packet thread: `stopwatch.c` stands between the server and the library. Without it, it is
 //! `reader.cc` that is measured, which does nothing but read the lease that was committed: what no mirror can do without.
 
-use std::path::Path;
-use std::process::Command;
-
 use tempfile::TempDir;
 
 use crate::Part;
 use crate::bed::{Bed, Way, mode};
+use crate::compiled;
 use crate::figures::{Budget, Figure};
 use crate::kea::{Family, library};
 use crate::perfdhcp;
@@ -68,9 +66,9 @@ fn per_lease(family: Family, threads: bool, with_library: bool) -> [f64; 2] {
     let dir = TempDir::new().unwrap();
     let [stopwatch, reader, report] = ["libstopwatch.so", "libreader.so", "report"].map(|name| dir.path().join(name));
     if !with_library {
-        compile_reader(&reader);
+        compiled::reader(&reader);
     }
-    compile_stopwatch(&stopwatch, &if with_library { library() } else { reader }, &report);
+    compiled::stopwatch(&stopwatch, &if with_library { library() } else { reader }, &report);
     let way = if with_library { Way::Through(&stopwatch) } else { Way::Instead(&stopwatch) };
     let bed = Bed::by(family, threads, way);
     perfdhcp::load(&bed, RATE, 6);
@@ -96,27 +94,4 @@ fn line(text: &str) -> (&str, [f64; 3]) {
     let [name, numbers @ ..] = &text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
     let numbers: Vec<f64> = numbers.iter().map(|number| number.parse().unwrap()).collect();
     (name, numbers.try_into().unwrap())
-}
-
-/// Makes a stopwatch for a library that leaves its report in a file.
-fn compile_stopwatch(stopwatch: &Path, library: &Path, report: &Path) {
-    let text = |name: &str, path: &Path| format!("-D{name}=\"{}\"", path.display());
-    let mut cc = Command::new("cc");
-    cc.args([text("LIBRARY", library), text("REPORT", report)]);
-    compile(cc, "stopwatch.c", stopwatch);
-}
-
-/// Makes the library that only reads, against Kea's headers where Debian has them.
-fn compile_reader(reader: &Path) {
-    let mut cxx = Command::new("c++");
-    // The second has what the headers of Kea 2.2 include and do not come with.
-    cxx.args(["-isystem", "/usr/include/kea", "-idirafter"]);
-    cxx.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cpp-shim/kea-2.2.0"));
-    compile(cxx, "reader.cc", reader);
-}
-
-fn compile(mut compiler: Command, source: &str, to: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/kea").join(source);
-    compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(to).arg(source);
-    assert!(compiler.status().expect("a C and a C++ compiler").success());
 }

@@ -1,7 +1,10 @@
 //! What new leases cost a server: CPU of an exchange, delay of its answers, and the highest rate.
 
+use tempfile::TempDir;
+
 use crate::Part;
-use crate::bed::{Bed, mode};
+use crate::bed::{Bed, Way, mode};
+use crate::compiled;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::others::{self, Writing};
@@ -25,9 +28,9 @@ const BELOW: f64 = 0.88;
 enum With {
     Library,
     Nothing,
-    /// Nothing, while another program writes as many records to etcd as there are leases, on the same cores: what remains
-    /// of a server's rate and delay if a mirror takes no time at all within it.
-    Writer,
+    /// What no mirror can do without: a library that only reads each lease that was committed, while another program
+    /// writes as many records to etcd, on the same cores.
+    Least,
 }
 
 /// What is measured with something, and without anything.
@@ -63,29 +66,40 @@ struct Mode {
     /// Of the library, of nothing, of the other program.
     guesses: [f64; 3],
     library: Figures,
-    writer: Figures,
+    least: Figures,
 }
 
 impl Mode {
     fn new((family, threads, guess): (Family, bool, u32)) -> Self {
         let of = |what: &str| format!("{}: {what}", mode(family, threads));
         let budgets = [Budget::AtLeast(0.90), Budget::AtMost(1.10), Budget::AtMost(1.15), Budget::AtMost(1.25)];
-        let floor =
-            |what: &str| format!("{}, no library, another program writes to etcd: {what}", mode(family, threads));
+        let floor = |what: &str| {
+            format!("{}, a library that only reads, another program writes to etcd: {what}", mode(family, threads))
+        };
         Self {
             family,
             threads,
             guesses: [f64::from(guess); 3],
             library: Figures::new(of, budgets),
-            writer: Figures::new(floor, [Budget::Told; 4]),
+            least: Figures::new(floor, [Budget::Told; 4]),
         }
     }
 
     fn measure(&mut self, with: With) {
-        let bed = Bed::new(self.family, self.threads, with == With::Library);
+        let dir = TempDir::new().unwrap();
+        let reader = dir.path().join("libreader.so");
+        let way = match with {
+            With::Library => Way::Library,
+            With::Nothing => Way::None,
+            With::Least => {
+                compiled::reader(&reader);
+                Way::Instead(&reader)
+            }
+        };
+        let bed = Bed::by(self.family, self.threads, way);
         let load = |rate, seconds| {
             let writing = Writing { rate, seconds, batch: BATCH, watches: 0 };
-            let writer = (with == With::Writer).then(|| others::write(&bed, writing));
+            let writer = (with == With::Least).then(|| others::write(&bed, writing));
             let load = perfdhcp::load(&bed, rate, seconds);
             writer.map(others::Others::told);
             load
@@ -103,17 +117,17 @@ impl Mode {
             match with {
                 With::Library => "with the library",
                 With::Nothing => "without the library",
-                With::Writer => "without the library, another program writes",
+                With::Least => "a library that only reads, another program writes",
             },
             at_rate.mean(),
             at_rate.quantile(0.99),
             at_rate.dropped() * 100.0
         );
-        if with != With::Writer {
+        if with != With::Least {
             self.library.add(with == With::Library, top, cpu, &at_rate);
         }
         if with != With::Library {
-            self.writer.add(with == With::Writer, top, cpu, &at_rate);
+            self.least.add(with == With::Least, top, cpu, &at_rate);
         }
     }
 }
@@ -130,7 +144,7 @@ impl Cost {
 impl Part for Cost {
     fn measure(&mut self, round: usize) {
         for mode in &mut self.0 {
-            let mut turns = [With::Library, With::Nothing, With::Writer];
+            let mut turns = [With::Library, With::Nothing, With::Least];
             turns.rotate_left(round % 3);
             for with in turns {
                 mode.measure(with);
@@ -139,13 +153,13 @@ impl Part for Cost {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        let both = self.0.iter().map(|mode| (&mode.library, &mode.writer));
-        both.flat_map(|(library, writer)| {
+        let both = self.0.iter().map(|mode| (&mode.library, &mode.least));
+        both.flat_map(|(library, least)| {
             [
-                [&library.top, &writer.top],
-                [&library.cpu, &writer.cpu],
-                [&library.mean, &writer.mean],
-                [&library.high, &writer.high],
+                [&library.top, &least.top],
+                [&library.cpu, &least.cpu],
+                [&library.mean, &least.mean],
+                [&library.high, &least.high],
             ]
         })
         .flatten()

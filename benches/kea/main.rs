@@ -32,6 +32,7 @@ mod sql;
 mod bed;
 mod beside;
 mod callouts;
+mod compiled;
 mod cost;
 mod dashboard;
 mod figures;
