@@ -77,7 +77,7 @@ fn exchanges(family: Family, tells_writes: bool, operation: Operation, numbers: 
     for number in numbers {
         let address = address(family, number);
         if operation != Operation::Offer {
-            mirror.begins_exchange();
+            mirror.forget_hints();
             mirror.about_to(operation, address);
         }
         if tells_writes {

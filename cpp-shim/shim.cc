@@ -141,9 +141,9 @@ bool is_hinted(const PacketPointer& packet) {
     return !hinted_packet.owner_before(packet) && !packet.owner_before(hinted_packet);
 }
 
-// See is_another_packet4().
+// See remember_packet4().
 template <typename PacketPointer>
-bool is_another_packet(CalloutHandle& handle, const char* argument) {
+bool remember_packet(CalloutHandle& handle, const char* argument) {
     PacketPointer query;
     handle.getArgument(argument, query);
     const bool another = !is_hinted(query);
@@ -157,7 +157,7 @@ void show_assigned4(CalloutHandle& handle, const Lease4CollectionPtr& assigned, 
         Pkt4Ptr query;
         handle.getArgument("query4", query);
         if (!is_hinted(query)) {
-            exchange.begins();
+            exchange.forget_hints();
         }
         for (const auto& lease : *assigned) {
             exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
@@ -295,12 +295,12 @@ void leave_lease_database() {
     leave_leases();
 }
 
-bool is_another_packet4(CalloutHandle& handle) {
-    return is_another_packet<Pkt4Ptr>(handle, "query4");
+bool remember_packet4(CalloutHandle& handle) {
+    return remember_packet<Pkt4Ptr>(handle, "query4");
 }
 
-bool is_another_packet6(CalloutHandle& handle) {
-    return is_another_packet<Pkt6Ptr>(handle, "query6");
+bool remember_packet6(CalloutHandle& handle) {
+    return remember_packet<Pkt6Ptr>(handle, "query6");
 }
 
 std::uint32_t lease4_address(CalloutHandle& handle) {
@@ -368,7 +368,7 @@ void show_exchange6(CalloutHandle& handle, Exchange& exchange) {
         Pkt6Ptr query;
         handle.getArgument("query6", query);
         if (!is_hinted(query)) {
-            exchange.begins();
+            exchange.forget_hints();
         }
         // The relay next to the client comes last; like Kea, take the first one from there that names a link.
         std::array<uint8_t, 16> link{};

@@ -75,10 +75,10 @@ void listen_main_loop();
 void leave_main_loop();
 void wake_main_loop();
 
-// Whether a callout before the write is of another packet than the last such callout on this thread. What those told is
-// for the callout after the write of the same packet: show_exchange4() and show_exchange6() say when it is of another.
-bool is_another_packet4(CalloutHandle& handle);
-bool is_another_packet6(CalloutHandle& handle);
+// Remembers the packet of a callout before the write as the one that this thread was told hints about; whether that was
+// another one. The callout after the write has hints forgotten that are not about its packet.
+bool remember_packet4(CalloutHandle& handle);
+bool remember_packet6(CalloutHandle& handle);
 
 // What callouts are told. Each shows the argument to Rust.
 std::uint32_t lease4_address(CalloutHandle& handle); // all of them: 0 when there is none

@@ -75,8 +75,8 @@ mod ffi {
         fn leave_main_loop() -> Result<()>;
         fn wake_main_loop();
 
-        fn is_another_packet4(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
-        fn is_another_packet6(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
+        fn remember_packet4(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
+        fn remember_packet6(handle: Pin<&mut CalloutHandle>) -> Result<bool>;
         fn lease4_address(handle: Pin<&mut CalloutHandle>) -> Result<u32>;
         fn lease6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
         fn registered6_address(handle: Pin<&mut CalloutHandle>) -> Result<[u8; 16]>;
@@ -102,7 +102,7 @@ mod ffi {
         fn accept(self: &mut PageReader, row: &LeaseRow);
 
         type Exchange<'a>;
-        fn begins(self: &mut Exchange);
+        fn forget_hints(self: &mut Exchange);
         fn deleted(self: &mut Exchange, row: &LeaseRow);
         fn assigned4(self: &mut Exchange, address: u32, giaddr: u32);
         fn assigned6(self: &mut Exchange, address: &[u8; 16], lease_type: u8, link: &[u8; 16]);
@@ -150,8 +150,8 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// No callout before the write was of this packet.
-    fn begins(&mut self) {
-        self.mirror.begins_exchange();
+    fn forget_hints(&mut self) {
+        self.mirror.forget_hints();
     }
 
     fn deleted(&mut self, row: &LeaseRow) {
@@ -509,10 +509,11 @@ fn shown6(handle: Pin<&mut CalloutHandle>) -> Result<LeaseReader, cxx::Exception
     ffi::show_lease6(handle, &mut reader).map(|()| reader)
 }
 
-/// Tells the mirror what is about to happen to a lease, if a callout shows one, in the exchange that it belongs to.
-fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr, begins_exchange: bool) {
-    if begins_exchange {
-        mirror.begins_exchange();
+/// Tells the mirror what is about to happen to a lease, if a callout shows one; whether of another packet than the callout
+/// before.
+fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr, is_other_packet: bool) {
+    if is_other_packet {
+        mirror.forget_hints();
     }
     if !address.is_unspecified() {
         mirror.about_to(operation, address);
@@ -526,7 +527,7 @@ fn about_to4(
     mut handle: Pin<&mut CalloutHandle>,
 ) -> Result<(), cxx::Exception> {
     let address = v4(ffi::lease4_address(handle.as_mut())?);
-    about_to(mirror, operation, address, ffi::is_another_packet4(handle)?);
+    about_to(mirror, operation, address, ffi::remember_packet4(handle)?);
     Ok(())
 }
 
@@ -538,7 +539,7 @@ fn about_to6(
     shown: fn(Pin<&mut CalloutHandle>) -> Result<[u8; 16], cxx::Exception>,
 ) -> Result<(), cxx::Exception> {
     let address = v6(shown(handle.as_mut())?);
-    about_to(mirror, operation, address, ffi::is_another_packet6(handle)?);
+    about_to(mirror, operation, address, ffi::remember_packet6(handle)?);
     Ok(())
 }
 

@@ -127,7 +127,7 @@ pub enum Request {
 
 impl Request {
     /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
-    /// reads the keys of those operations that [are read](Operation::is_read). `granted` tells whether the etcd lease of a window is known to exist.
+    /// reads the keys of those operations that [are read](crate::pending::Operation::is_read). `granted` tells whether the etcd lease of a window is known to exist.
     #[must_use]
     pub fn write(
         batch: &Batch,

@@ -86,7 +86,7 @@ impl LeaseType {
     }
 }
 
-/// A hardware address, a client identifier or a DUID. Most have at most 16 bytes, which take no memory of their own: what a
+/// A hardware address, a client identifier or a DUID. Up to 16 bytes, like those of most, take no memory of their own: what a
 /// packet thread takes from the allocator and the worker gives back costs both of them.
 pub type Identifier = SmallVec<[u8; 16]>;
 

@@ -132,8 +132,8 @@ impl<K: Kea> Mirror<K> {
         );
     }
 
-    /// What was told by callouts before the write is of another packet than the one that this thread handles now.
-    pub fn begins_exchange(&self) {
+    /// Forgets what callouts before the write told on this thread: it is about another packet.
+    pub fn forget_hints(&self) {
         hints::forget();
     }
 

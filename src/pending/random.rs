@@ -621,7 +621,7 @@ impl World {
 
     /// A server is killed, or loads the library again, which keeps what is unwritten.
     fn restart(&mut self, n: usize) {
-        let old = std::mem::replace(&mut self.servers[n], Server::new(SERVERS[n], self.index.clone()));
+        let mut old = std::mem::replace(&mut self.servers[n], Server::new(SERVERS[n], self.index.clone()));
         self.restarted[n] = self.now;
         let mut batches = Vec::new();
         for flight in self.flights.iter_mut().filter(|flight| flight.server == n && !flight.given_up) {
@@ -630,9 +630,8 @@ impl World {
         }
         self.flights.retain(|flight| !flight.given_up || flight.answer.is_none());
         if self.random.bool() {
-            let mut unwritten = old.pending.into_changes(batches);
-            unwritten.extend(old.handover.take(Changes::default()));
-            for (address, change) in unwritten {
+            old.pending.absorb(&mut old.handover.take(Changes::default()), usize::MAX);
+            for (address, change) in old.pending.into_changes(batches) {
                 let handover = &self.servers[n].handover;
                 handover.put(address, change, handover.ticket(address)).expect("room");
             }

@@ -34,7 +34,8 @@ use crate::writer::Writer;
 /// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
 const WINDOW: usize = 4;
 
-/// So many changes are taken over also while nothing can be sent: a packet thread waits for a map that grows.
+/// More changes than these are taken over with each tick also while nothing can be sent: a packet thread waits for a map that
+/// grows.
 const MANY: usize = 4 * Handover::ROOM;
 
 /// A request under way.
@@ -246,10 +247,8 @@ impl<'a> Mirroring<'a> {
             Flight::Batch(batch, _) => Some(batch),
             _ => None,
         });
-        let mut unwritten = self.pending.into_changes(batches.collect::<Vec<_>>());
-        // Newer than what was taken before.
-        unwritten.extend(shared.handover.take(Changes::default()));
-        unwritten
+        self.pending.absorb(&mut shared.handover.take(Changes::default()), usize::MAX);
+        self.pending.into_changes(batches.collect::<Vec<_>>())
     }
 
     pub(super) fn config(&self) -> &'a Config {
@@ -269,8 +268,8 @@ impl<'a> Mirroring<'a> {
         is_ready && batches < window && self.gathering.until().is_none()
     }
 
-    /// Takes over what changed, unless nothing could be sent anyway: then it gathers where it is, and no
-    /// packet thread has to wake this one.
+    /// Takes over what changed, unless nothing could be sent anyway: then it gathers where it is, and no packet thread has to
+    /// wake this one. The tick takes over what is much.
     fn receive(&mut self) {
         let handover = &self.shared.handover;
         // Before anything is taken: what was read is in the hand-over then.
@@ -304,6 +303,7 @@ impl<'a> Mirroring<'a> {
         }
         let dropped = self.pending.absorb(&mut taken, self.config().queue_size);
         self.shared.counters.queue_overflows.add(dropped);
+        self.shared.handover.set_taken(self.pending.len());
         // Going through a map costs what it has room for; one that stays so full need not grow anew each time.
         taken.shrink_to((2 * many).max(Handover::ROOM));
         self.spare = taken;

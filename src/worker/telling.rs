@@ -13,7 +13,7 @@ impl Mirroring<'_> {
         if self.waiting() == 0 {
             return 0;
         }
-        // While nothing is sent the changes gather where they cannot be looked at.
+        // While nothing can be sent they gather, most of them where they cannot be looked at.
         let oldest = if self.link.is_up() { self.pending.oldest() } else { None };
         oldest.map_or(self.caught_up.elapsed().as_secs(), |oldest| u64::try_from(now() - oldest).unwrap_or(0))
     }
