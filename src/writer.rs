@@ -205,14 +205,14 @@ impl Writer {
         let known = Known { revision: key.revision, indexed: self.indexed(address, change) };
         let Row::Held { lease, .. } = &change.row else { return Plan::Settled(None) };
         let wanted = self.index_keys(address, change);
-        // What was told is complete: it is a write of ours whose answer did not come.
         let records = identifiers(change.is_finding().then_some(key)).chain(left.iter().copied());
         let outdated = self.outdated(address, records, &wanted);
-        let index = if change.is_finding() { wanted } else { Vec::new() };
         let window = self.lifetime.as_ref().and_then(|lifetime| lifetime.window(lease.expires_at(), now));
-        // Index keys go onto the same etcd lease, so with them the record moves as well.
-        // Also of what was told: somebody may have written the same text without it.
         let stays = self.hangs_right(key);
+        // What was told is complete: it is a write of ours whose answer did not come. Unless it hangs on a wrong etcd lease:
+        // then somebody wrote the same text once more, and the index keys may have gone with theirs.
+        let index = if change.is_finding() || !stays { wanted } else { Vec::new() };
+        // Index keys go onto the same etcd lease, so with them the record moves as well.
         let action = if stays && index.is_empty() { Action::Keep } else { Action::Move(window) };
         let write = Write { revision: key.revision, action, index, outdated, contests: false };
         if write.operations() == 0 { Plan::Settled(Some(known)) } else { Plan::Write(write) }

@@ -342,19 +342,22 @@ fn what_is_found_of_a_lease_that_ended_long_ago_is_written_only_over_something()
 }
 
 #[test]
-fn a_record_that_was_told_and_hangs_on_no_etcd_lease_is_moved_to_its_own() {
+fn a_record_that_was_told_and_hangs_on_no_etcd_lease_is_moved_to_its_own_with_its_index_keys() {
     let lifetime = Some(Lifetime::new("/p", "a", "dhcp4", 120));
-    let mut pending = Pending::new(Writer { lifetime, ..Writer::plain("a") });
-    pending.put(v4(0), change(1));
+    let index = crate::index::Index::new("/p", &[crate::index::Kind::Hostname]);
+    let mut pending = Pending::new(Writer { index, lifetime, ..Writer::plain("a") });
+    let told = named(b"x", 1);
+    let Row::Held { lease, .. } = told.row.clone() else { unreachable!() };
+    pending.put(v4(0), told);
     let batch = pending.next_batch(0).unwrap();
-    // The answer was lost, and somebody has written the same text once more.
-    let Row::Held { lease, .. } = &change(1).row else { unreachable!() };
-    let record = Summary::parse(&crate::record::to_json(lease, By::Renew, None, 1, "a"));
+    // The answer was lost, and somebody has written the same text once more; the index keys may be gone.
+    let record = Summary::parse(&crate::record::to_json(&lease, By::Renew, None, 1, "a"));
     let key = FoundKey { revision: 8, etcd_lease: 0, record };
     pending.seen(batch, vec![Found { as_of: 8, key: Some(key) }]);
     let again = pending.next_batch(0).unwrap();
     let write = again.operations()[0].write.clone().unwrap();
     assert!(matches!(write.action, Action::Move(Some(_))), "{write:?}");
+    assert_eq!(write.index, ["/p/index/hostname/x/0.0.0.0"]);
 }
 
 #[test]
