@@ -13,7 +13,7 @@ use crate::perfdhcp::{self, Load};
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
 
-/// The server's families and threading modes, and from where the highest rate is looked for.
+/// The server's families and threading modes, and from where the highest rate with the library is looked for.
 const MODES: [(Family, bool, u32); 4] =
     [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
 
@@ -63,7 +63,7 @@ impl Figures {
 struct Mode {
     family: Family,
     threads: bool,
-    /// Of the library, of nothing, of the other program.
+    /// From where the highest rate is looked for: of the library, of nothing, of what no mirror can do without.
     guesses: [f64; 3],
     library: Figures,
     least: Figures,
@@ -79,7 +79,7 @@ impl Mode {
         Self {
             family,
             threads,
-            guesses: [f64::from(guess); 3],
+            guesses: [1.0, 1.4, 1.15].map(|more| more * f64::from(guess)),
             library: Figures::new(of, budgets),
             least: Figures::new(floor, [Budget::Told; 4]),
         }
