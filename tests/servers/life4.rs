@@ -63,6 +63,22 @@ fn what_is_told_of_one_packet_is_not_taken_for_the_next() {
 }
 
 #[test]
+fn an_identifier_that_is_longer_than_most_is_told_whole() {
+    let etcd = Etcd::start();
+    let kea = Kea::start(&Wanted::new(Family::V4, &etcd.url()));
+    let mut client = Client4::new(&kea, 1, 1);
+    // RFC 4361: 255, the IAID, and a DUID-UUID.
+    let client_id: Vec<u8> = [255, 0, 0, 0, 1, 0, 4].into_iter().chain(1..=16).collect();
+    client.client_id = Some(client_id);
+    let address = client.take().to_string();
+    let wanted = "ff:00:00:00:01:00:04:01:02:03:04:05:06:07:08:09:0a:0b:0c:0d:0e:0f:10";
+    assert_eq!(assert_mirrored(&kea, &etcd)[&address]["client_id"], wanted);
+    client.release(address.parse().unwrap());
+    kea.wait_leases(<[_]>::is_empty);
+    assert!(assert_mirrored(&kea, &etcd).is_empty());
+}
+
+#[test]
 fn a_lease_is_taken_renewed_and_released() {
     life(&|wanted| wanted);
 }
