@@ -65,11 +65,13 @@ impl Part for Callouts {
 fn per_lease(family: Family, threads: bool, with_library: bool) -> [f64; 2] {
     let dir = TempDir::new().unwrap();
     let [stopwatch, reader, report] = ["libstopwatch.so", "libreader.so", "report"].map(|name| dir.path().join(name));
-    if !with_library {
+    let (measured, way) = if with_library {
+        (library(), Way::Through(&stopwatch))
+    } else {
         compiled::reader(&reader);
-    }
-    compiled::stopwatch(&stopwatch, &if with_library { library() } else { reader }, &report);
-    let way = if with_library { Way::Through(&stopwatch) } else { Way::Instead(&stopwatch) };
+        (reader, Way::Instead(&stopwatch))
+    };
+    compiled::stopwatch(&stopwatch, &measured, &report);
     let bed = Bed::by(family, threads, way);
     perfdhcp::load(&bed, RATE, 6);
     bed.stop();

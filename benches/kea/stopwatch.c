@@ -61,8 +61,8 @@ static int nothing(void *handle) {
     int name(void *handle) { return timed(name##_there, handle, &name##_times); }
 
 #define CALLOUTS(DO)                                                                                                   \
-    DO(lease4_select) DO(lease4_renew) DO(lease4_release) DO(lease4_offer) DO(leases4_committed)                       \
-    DO(lease6_select) DO(lease6_renew) DO(lease6_rebind) DO(lease6_release) DO(leases6_committed)
+    DO(lease4_renew) DO(lease4_release) DO(lease4_offer) DO(leases4_committed)                                         \
+    DO(lease6_renew) DO(lease6_rebind) DO(lease6_release) DO(leases6_committed)
 
 CALLOUTS(PASS_ON)
 
