@@ -151,14 +151,21 @@ bool remember_packet(CalloutHandle& handle, const char* argument) {
     return another;
 }
 
+// The packet that leases were written for. What was told of another one is forgotten.
+template <typename PacketPointer>
+PacketPointer written_for(CalloutHandle& handle, const char* argument, Exchange& exchange) {
+    PacketPointer query;
+    handle.getArgument(argument, query);
+    if (!is_hinted(query)) {
+        exchange.forget_hints();
+    }
+    return query;
+}
+
 // Shows leases that were written for a message, with the relay that it came through.
 void show_assigned4(CalloutHandle& handle, const Lease4CollectionPtr& assigned, Exchange& exchange) {
     if (assigned && !assigned->empty()) {
-        Pkt4Ptr query;
-        handle.getArgument("query4", query);
-        if (!is_hinted(query)) {
-            exchange.forget_hints();
-        }
+        const auto query = written_for<Pkt4Ptr>(handle, "query4", exchange);
         for (const auto& lease : *assigned) {
             exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
         }
@@ -365,11 +372,7 @@ void show_exchange6(CalloutHandle& handle, Exchange& exchange) {
         }
     }
     if (assigned && !assigned->empty()) {
-        Pkt6Ptr query;
-        handle.getArgument("query6", query);
-        if (!is_hinted(query)) {
-            exchange.forget_hints();
-        }
+        const auto query = written_for<Pkt6Ptr>(handle, "query6", exchange);
         // The relay next to the client comes last; like Kea, take the first one from there that names a link.
         std::array<uint8_t, 16> link{};
         for (auto relay = query->relay_info_.rbegin(); relay != query->relay_info_.rend(); ++relay) {

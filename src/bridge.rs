@@ -151,7 +151,7 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     /// No callout before the write was of this packet.
     fn forget_hints(&mut self) {
-        self.mirror.forget_hints();
+        never_unwind("hints of another packet", || self.mirror.forget_hints());
     }
 
     fn deleted(&mut self, row: &LeaseRow) {
@@ -509,8 +509,8 @@ fn shown6(handle: Pin<&mut CalloutHandle>) -> Result<LeaseReader, cxx::Exception
     ffi::show_lease6(handle, &mut reader).map(|()| reader)
 }
 
-/// Tells the mirror what is about to happen to a lease, if a callout shows one; whether of another packet than the callout
-/// before.
+/// Tells the mirror what is about to happen to a lease, if a callout shows one. When it is of another packet than the
+/// callout before, what that told is forgotten.
 fn about_to(mirror: &Mirror<KeaServer>, operation: Operation, address: IpAddr, is_other_packet: bool) {
     if is_other_packet {
         mirror.forget_hints();

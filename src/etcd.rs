@@ -127,7 +127,8 @@ pub enum Request {
 
 impl Request {
     /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
-    /// reads the keys of those operations that [are read](crate::pending::Operation::is_read). `granted` tells whether the etcd lease of a window is known to exist.
+    /// reads the keys of those operations that [are read](crate::pending::Operation::is_read). `granted` tells whether the
+    /// etcd lease of a window is known to exist.
     #[must_use]
     pub fn write(
         batch: &Batch,
@@ -137,13 +138,13 @@ impl Request {
         granted: impl Fn(Window) -> bool,
         now: i64,
     ) -> Self {
-        let mut reads = vec![TxnOp::get(presence, None)];
+        let mut reads = Vec::new();
         let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
         let (mut operations, mut windows) = (Vec::new(), Vec::new());
         for operation in batch.operations() {
             let key = writer.keys.of(operation.address);
             if operation.is_read() {
-                reads.push(TxnOp::get(key.as_str(), None));
+                reads.push(key.clone());
             }
             let Some(write) = &operation.write else { continue };
             conditions.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, write.revision));
@@ -169,13 +170,15 @@ impl Request {
         }
         windows.sort_unstable_by_key(|(window, _)| window.id);
         windows.dedup();
+        let reads = Self::reads(reads.into_iter(), presence);
         Self::Write(Txn::new().when(conditions).and_then(operations).or_else(reads), windows)
     }
 
     /// Reads the keys of addresses.
     #[must_use]
     pub fn look(addresses: impl Iterator<Item = IpAddr>, writer: &Writer, presence: &str) -> Self {
-        Self::Look(Txn::new().and_then(Self::reads(addresses, writer, presence)))
+        let keys = addresses.map(|address| writer.keys.of(address));
+        Self::Look(Txn::new().and_then(Self::reads(keys, presence)))
     }
 
     /// Removes index keys that belong to no record, if each still has the revision told: a lease that takes one of them
@@ -191,9 +194,8 @@ impl Request {
         Self::Write(Txn::new().when(conditions).and_then(deletes), Vec::new())
     }
 
-    /// The presence key, then each key of the addresses.
-    fn reads(addresses: impl Iterator<Item = IpAddr>, writer: &Writer, presence: &str) -> Vec<TxnOp> {
-        let keys = addresses.map(|address| writer.keys.of(address));
+    /// The presence key, then each of the keys.
+    fn reads(keys: impl Iterator<Item = String>, presence: &str) -> Vec<TxnOp> {
         std::iter::once(presence.to_owned()).chain(keys).map(|key| TxnOp::get(key, None)).collect()
     }
 

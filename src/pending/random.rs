@@ -96,6 +96,10 @@ impl Server {
         }
     }
 
+    fn put(&self, address: IpAddr, change: Box<Change>) {
+        self.handover.put(address, change, self.handover.ticket(address)).expect("room");
+    }
+
     fn take_over(&mut self) {
         let mut taken = self.handover.take(Changes::default());
         if let Some(comparison) = &mut self.comparison {
@@ -290,9 +294,7 @@ impl World {
             Some(lease) => (if is_told { now } else { lease.cltt }, Row::Held { lease, relay: None }),
             None => (now, Row::Gone { owner }),
         };
-        let handover = &self.servers[n].handover;
-        let change = Box::new(Change { queued: None, timestamp, operation, row });
-        handover.put(address, change, handover.ticket(address)).expect("room");
+        self.servers[n].put(address, Box::new(Change { queued: None, timestamp, operation, row }));
     }
 
     fn is_reading_suspects(&self, n: usize) -> bool {
@@ -630,10 +632,9 @@ impl World {
         }
         self.flights.retain(|flight| !flight.given_up || flight.answer.is_none());
         if self.random.bool() {
-            old.pending.absorb(&mut old.handover.take(Changes::default()), usize::MAX);
+            old.take_over();
             for (address, change) in old.pending.into_changes(batches) {
-                let handover = &self.servers[n].handover;
-                handover.put(address, change, handover.ticket(address)).expect("room");
+                self.servers[n].put(address, change);
             }
         }
     }
