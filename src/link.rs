@@ -10,11 +10,12 @@ use tracing::{error, info, warn};
 use crate::connection::Member;
 use crate::messages;
 
-/// The shortest and the longest pause between attempts when no member answers.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The shortest and the longest pause between attempts when no member answers; jitter makes each up to twice as long. After
+/// an outage everything waits for the last one to end, while an attempt each second costs nobody anything.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// How many times longer they are when etcd does not take user and password.
-const AUTHENTICATION: u32 = 8;
+const AUTHENTICATION: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -213,7 +214,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Pauses between attempts: each about twice the one before, with jitter, up to the longest.
+/// Pauses between attempts: each about twice the one before up to the longest, with jitter.
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(PAUSE.0)
@@ -221,4 +222,15 @@ fn pauses() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_an_outage_is_each_second_is_tried() {
+        let longest = pauses().take(100).max().unwrap();
+        assert!((PAUSE.1..=Duration::from_secs(1)).contains(&longest), "{longest:?}");
+    }
 }
