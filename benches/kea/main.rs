@@ -1,7 +1,7 @@
 //! What the library costs a server: the same load with it and without it, in turns, on this machine, with etcd and the
 //! clients beside it. Prints a table, keeps the figures in `docs/bench.json` and draws plots beside them.
 //!
-//! `BENCH_ROUNDS` is how many rounds are made (5; of the parts that take minutes, at most 3). Arguments are the parts that
+//! `BENCH_ROUNDS` is how many rounds are made (5; of some that are only told, fewer). Arguments are the parts that
 //! are measured, without any all but those of [`APART`]: `cargo bench --bench kea -- large outage`.
 
 #[expect(dead_code, reason = "the tests need more of it")]
@@ -31,6 +31,7 @@ mod sql;
 
 mod bed;
 mod beside;
+mod bulk;
 mod callouts;
 mod compiled;
 mod cost;
@@ -96,6 +97,7 @@ fn main() {
         ["clients", seconds] => return lag::clients(seconds.parse().unwrap()),
         ["watch", url] => return lag::watch(url),
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
+        ["bulk", url, records] => return bulk::run(url, records.parse().unwrap()),
         ["others", url, ref writing @ ..] => {
             let [rate, seconds, batch, watches] =
                 writing.iter().map(|number| number.parse().unwrap()).collect::<Vec<_>>()[..]

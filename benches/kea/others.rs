@@ -200,7 +200,7 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches }: Writing) {
 }
 
 /// A record of another server, with its key; each address is another one.
-fn record(number: u32) -> (String, String) {
+pub fn record(number: u32) -> (String, String) {
     let (address, hwaddr) = (std::net::Ipv4Addr::from(0x0a40_0000 + number), hwaddr(number));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let record = format!(
