@@ -1,14 +1,12 @@
 //! What new leases cost a server: CPU of an exchange, delay of its answers, and the highest rate.
 
-use tempfile::TempDir;
-
 use crate::Part;
-use crate::bed::{Bed, Way, mode};
-use crate::compiled;
+use crate::bed::mode;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::others::{self, Writing};
+use crate::others::Others;
 use crate::perfdhcp::{self, Load};
+use crate::with::With;
 
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
@@ -17,21 +15,8 @@ const RATE: u32 = 4000;
 const MODES: [(Family, bool, u32); 4] =
     [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
 
-/// Records of a transaction of the other program: what the library has in one at [`RATE`].
-const BATCH: u32 = 80;
-
 /// Where the highest rate is looked for when one was found: so that the steps go up to it.
 const BELOW: f64 = 0.88;
-
-/// What the server has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum With {
-    Library,
-    Nothing,
-    /// What no mirror can do without: a library that only reads each lease that was committed, while another program
-    /// writes as many records to etcd, on the same cores.
-    Least,
-}
 
 /// What is measured with something, and without anything.
 struct Figures {
@@ -76,9 +61,7 @@ impl Mode {
     fn new((family, threads, guess): (Family, bool, u32)) -> Self {
         let of = |what: &str| format!("{}: {what}", mode(family, threads));
         let budgets = [Budget::AtLeast(0.90), Budget::AtMost(1.10), Budget::AtMost(1.15), Budget::AtMost(1.25)];
-        let floor = |what: &str| {
-            format!("{}, a library that only reads, another program writes to etcd: {what}", mode(family, threads))
-        };
+        let floor = |what: &str| format!("{}{}: {what}", mode(family, threads), With::LEAST);
         Self {
             family,
             threads,
@@ -89,22 +72,11 @@ impl Mode {
     }
 
     fn measure(&mut self, with: With) {
-        let dir = TempDir::new().unwrap();
-        let reader = dir.path().join("libreader.so");
-        let way = match with {
-            With::Library => Way::Library,
-            With::Nothing => Way::None,
-            With::Least => {
-                compiled::reader(&reader);
-                Way::Instead(&reader)
-            }
-        };
-        let bed = Bed::by(self.family, self.threads, way);
+        let bed = with.bed(self.family, self.threads);
         let load = |rate, seconds| {
-            let writing = Writing { rate, seconds, batch: BATCH, watches: 0 };
-            let writer = (with == With::Least).then(|| others::write(&bed, writing));
+            let writer = with.write(&bed, rate, seconds);
             let load = perfdhcp::load(&bed, rate, seconds);
-            writer.map(others::Others::told);
+            writer.map(Others::told);
             load
         };
         load(RATE, 1);
@@ -116,23 +88,15 @@ impl Mode {
         let top = perfdhcp::highest(*guess, |rate, seconds| Some(load(rate, seconds)));
         *guess = BELOW * top;
         println!(
-            "  {}, {}: {cpu:.0} µs of {all:.0}, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
+            "  {}, {with}: {cpu:.0} µs of {all:.0}, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
             mode(self.family, self.threads),
-            match with {
-                With::Library => "with the library",
-                With::Nothing => "without the library",
-                With::Least => "a library that only reads, another program writes",
-            },
             at_rate.mean(),
             at_rate.quantile(0.99),
             at_rate.dropped() * 100.0
         );
-        if with != With::Least {
-            self.library.add(with == With::Library, top, [cpu, all], &at_rate);
-        }
-        if with != With::Library {
-            self.least.add(with == With::Least, top, [cpu, all], &at_rate);
-        }
+        with.add(&mut self.library, &mut self.least, |figures, is_with| {
+            figures.add(is_with, top, [cpu, all], &at_rate);
+        });
     }
 }
 
@@ -148,9 +112,7 @@ impl Cost {
 impl Part for Cost {
     fn measure(&mut self, round: usize) {
         for mode in &mut self.0 {
-            let mut turns = [With::Library, With::Nothing, With::Least];
-            turns.rotate_left(round % 3);
-            for with in turns {
+            for with in With::turns(round) {
                 mode.measure(with);
             }
         }

@@ -48,6 +48,7 @@ mod outage;
 mod peers;
 mod perfdhcp;
 mod plots;
+mod with;
 
 use figures::Figure;
 use others::Writing;

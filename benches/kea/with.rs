@@ -1,0 +1,76 @@
+//! What a server is measured with: the library, nothing, or what no mirror can do without.
+
+use std::fmt::{self, Display, Formatter};
+
+use tempfile::TempDir;
+
+use crate::bed::{Bed, Way};
+use crate::compiled;
+use crate::kea::Family;
+use crate::others::{self, Others, Writing};
+
+/// Records of a transaction of the other program: what the library has in one at 4,000 leases a second.
+const BATCH: u32 = 80;
+
+/// See the module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum With {
+    Library,
+    Nothing,
+    /// A library that only reads each lease that was committed, while another program writes as many records to etcd, on the
+    /// same cores.
+    Least,
+}
+
+impl With {
+    /// How the last is named in figures.
+    pub const LEAST: &str = ", a library that only reads, another program writes to etcd";
+
+    /// All of them, in the order of this round: each is first in every third one.
+    pub fn turns(round: usize) -> [Self; 3] {
+        let mut turns = [Self::Library, Self::Nothing, Self::Least];
+        turns.rotate_left(round % 3);
+        turns
+    }
+
+    /// A server with it.
+    pub fn bed(self, family: Family, threads: bool) -> Bed {
+        let dir = TempDir::new().unwrap();
+        let reader = dir.path().join("libreader.so");
+        let way = match self {
+            Self::Library => Way::Library,
+            Self::Nothing => Way::None,
+            Self::Least => {
+                compiled::reader(&reader);
+                Way::Instead(&reader)
+            }
+        };
+        // Once it serves it has loaded the library.
+        Bed::by(family, threads, way)
+    }
+
+    /// Has the other program, if there is one, write so many records a second for some seconds.
+    pub fn write(self, bed: &Bed, rate: u32, seconds: u32) -> Option<Others> {
+        (self == Self::Least).then(|| others::write(bed, Writing { rate, seconds, batch: BATCH, watches: 0 }))
+    }
+
+    /// Has what was measured added, with or without: what was measured with nothing, to the figures of both.
+    pub fn add<F>(self, library: &mut F, least: &mut F, add: impl Fn(&mut F, bool)) {
+        if self != Self::Least {
+            add(library, self == Self::Library);
+        }
+        if self != Self::Library {
+            add(least, self == Self::Least);
+        }
+    }
+}
+
+impl Display for With {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Library => "with the library",
+            Self::Nothing => "without the library",
+            Self::Least => "a library that only reads, another program writes",
+        })
+    }
+}
