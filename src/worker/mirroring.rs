@@ -104,6 +104,8 @@ pub(super) struct Mirroring<'a> {
     pub(super) watched_to: i64,
     /// Revisions of our own transactions that the watch has yet to tell.
     pub(super) own: BTreeSet<i64>,
+    /// The newest revision of our own that etcd answered with.
+    pub(super) answered: i64,
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     pub(super) noticed: HashSet<IpAddr>,
     /// What is suspected without a comparison.
@@ -172,6 +174,7 @@ impl<'a> Mirroring<'a> {
             watch: None,
             watched_to: 0,
             own: BTreeSet::new(),
+            answered: 0,
             noticed: HashSet::new(),
             suspects: Suspects::default(),
             look_limit: MAX_OPERATIONS,
@@ -198,6 +201,7 @@ impl<'a> Mirroring<'a> {
         let mut deadline = None;
         loop {
             self.gathering.end_in_time();
+            self.hear_changes();
             self.receive();
             let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
             let was_pending = !self.pending.is_empty();

@@ -1,11 +1,11 @@
 //! The watch on the records: what others change in etcd makes their addresses suspects.
 
-use etcd_client::Event;
+use etcd_client::{Event, KeyValue, WatchResponse};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::mirroring::Mirroring;
+use super::mirroring::{Flight, Mirroring};
 use crate::control::Purpose;
 use crate::etcd::{self, Watched};
 use crate::messages;
@@ -13,6 +13,8 @@ use crate::messages;
 /// A watch under way; it ends when this is dropped.
 pub(super) struct Watch {
     news: mpsc::Receiver<Watched>,
+    /// What it told last, while that may be a transaction of our own whose answer is on its way.
+    unheard: Option<WatchResponse>,
     task: AbortHandle,
 }
 
@@ -30,21 +32,16 @@ impl Mirroring<'_> {
         // Only a record that was ours tells which index keys there are.
         let (base, tell_before) = (writer.keys.base().to_owned(), !writer.index.is_off());
         let task = tokio::spawn(etcd::watch(member, base, self.watched_to, tell_before, tell)).abort_handle();
-        self.watch = Some(Watch { news, task });
+        self.watch = Some(Watch { news, unheard: None, task });
     }
 
     pub(super) fn hear(&mut self, news: Watched) {
         match news {
             Watched::Changes(news) => {
-                for event in news.events() {
-                    self.notice(event);
+                if let Some(watch) = &mut self.watch {
+                    watch.unheard = Some(news);
                 }
-                // The header has the store's newest revision, also while the watch catches up and has told only older ones,
-                // and in the first message, which tells nothing (etcd mvcc/watchable_store.go, syncWatchers).
-                let Some(last) = news.events().last().and_then(Event::kv) else { return };
-                self.watched_to = self.watched_to.max(last.mod_revision());
-                // The last revision is told again when the watch begins anew.
-                self.own = self.own.split_off(&self.watched_to);
+                self.hear_changes();
             }
             Watched::Lost(reason) => {
                 debug!(target: messages::NOTICED, "changes by others were missed: {reason}");
@@ -63,6 +60,22 @@ impl Mirroring<'_> {
                 self.session_lost();
             }
         }
+    }
+
+    /// Hears what the watch told, unless some of it may be our own transaction: the watch tells of that before its answer comes
+    /// as often as after it, and what we wrote is not to be read again to find out. It waits until a transaction is answered
+    /// that came later, or none is under way.
+    pub(super) fn hear_changes(&mut self) {
+        let is_writing =
+            self.flights.values().any(|flight| matches!(flight, Flight::Batch(batch, _) if !batch.only_looks()));
+        let is_known = |news: &mut WatchResponse| !is_writing || revision(news) <= self.answered;
+        let Some(news) = self.watch.as_mut().and_then(|watch| watch.unheard.take_if(is_known)) else { return };
+        for event in news.events() {
+            self.notice(event);
+        }
+        self.watched_to = self.watched_to.max(revision(&news));
+        // The last revision is told again when the watch begins anew.
+        self.own = self.own.split_off(&self.watched_to);
     }
 
     /// A key below the records changed.
@@ -88,7 +101,13 @@ impl Mirroring<'_> {
     }
 }
 
-/// What the watch tells next, while there is one.
+/// What the watch tells next, while there is one and what it told before was heard.
 pub(super) async fn next_news(watch: &mut Option<Watch>) -> Option<Watched> {
-    watch.as_mut()?.news.recv().await
+    watch.as_mut().filter(|watch| watch.unheard.is_none())?.news.recv().await
+}
+
+/// The newest revision that is told; 0 when nothing is. The header has the store's, also while the watch catches up and has told
+/// only older ones, and in the first message, which tells nothing (etcd `mvcc/watchable_store.go`, `syncWatchers`).
+fn revision(news: &WatchResponse) -> i64 {
+    news.events().last().and_then(Event::kv).map_or(0, KeyValue::mod_revision)
 }
