@@ -211,6 +211,12 @@ impl Pending {
         self.due.len() + self.unseen.len() + self.halves.iter().map(Vec::len).sum::<usize>()
     }
 
+    /// Of how many addresses that wait it is known what their keys hold: findings, but for conflicts.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.found.len()
+    }
+
     /// When the change was made that is due first, seconds since the epoch.
     #[must_use]
     pub fn oldest(&self) -> Option<i64> {

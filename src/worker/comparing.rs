@@ -19,7 +19,8 @@ use crate::suspects::Suspects;
 /// After a failed or finished comparison, the next one waits at least as long.
 pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
 
-/// A comparison reads on while no more addresses than this wait: enough for the transactions under way and the next ones.
+/// A comparison reads on while no more of what it found waits than this: enough for the transactions under way and the next
+/// ones. What was told does not count, so that what is missing follows it without a pause.
 const BACKLOG: usize = 16 * MAX_OPERATIONS;
 
 impl Mirroring<'_> {
@@ -47,7 +48,7 @@ impl Mirroring<'_> {
             self.page_read(page);
         }
         // What was found is written before more is looked for, so that it fills neither the queue nor memory.
-        let busy = self.waiting() > BACKLOG.min(self.config().queue_size / 2);
+        let busy = self.is_nearly_full() || self.pending.found() > BACKLOG.min(self.config().queue_size / 2);
         if self.flights.values().any(|flight| matches!(flight, Flight::Tidy)) {
             // One page's index keys at a time.
             return None;

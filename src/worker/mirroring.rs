@@ -203,6 +203,7 @@ impl<'a> Mirroring<'a> {
             self.gathering.end_in_time();
             self.hear_changes();
             self.receive();
+            self.end_overflow();
             let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
             let was_pending = !self.pending.is_empty();
             self.send();
@@ -370,7 +371,7 @@ impl<'a> Mirroring<'a> {
     }
 
     fn tick(&mut self) {
-        self.tell_overflows();
+        self.tell_overflow();
         self.look_at_files();
         if self.shared.handover.queued() > MANY {
             self.take_over();

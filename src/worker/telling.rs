@@ -36,16 +36,26 @@ impl Mirroring<'_> {
         });
     }
 
-    /// One line when the queue overflows, one with the number when there is room again. What was dropped is found by a
-    /// comparison.
-    pub(super) fn tell_overflows(&mut self) {
-        let overflows = self.shared.counters.queue_overflows.get();
-        if overflows > self.overflows_told && !self.overflowing {
+    /// Whether there is little room for what changes next.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        let queue_size = self.config().queue_size;
+        self.waiting() > queue_size - queue_size / 4
+    }
+
+    /// One line when the queue overflows; with the tick, as it may do so again and again.
+    pub(super) fn tell_overflow(&mut self) {
+        if self.shared.counters.queue_overflows.get() > self.overflows_told && !self.overflowing {
             let queue_size = self.config().queue_size;
             warn!(target: messages::QUEUE_OVERFLOW, "more than {queue_size} addresses wait; changes of others are found by a comparison");
             self.overflowing = true;
         }
-        if self.overflowing && self.link.is_up() && self.waiting() <= self.config().queue_size / 2 {
+    }
+
+    /// One line with the number of changes that were dropped, when there is room again. A comparison finds them, and begins at
+    /// once: it reads what etcd holds while what waits is written.
+    pub(super) fn end_overflow(&mut self) {
+        if self.overflowing && self.link.is_up() && !self.is_nearly_full() {
+            let overflows = self.shared.counters.queue_overflows.get();
             let lost = overflows - self.overflows_told;
             warn!(target: messages::QUEUE_OVERFLOW, "{lost} changes were dropped; everything is compared");
             self.overflowing = false;
