@@ -17,6 +17,7 @@
 #include <process/daemon.h>
 #include <stats/stats_mgr.h>
 
+#include <boost/asio/ip/address_v6.hpp>
 #include <boost/weak_ptr.hpp>
 
 #include <arpa/inet.h>
@@ -75,6 +76,13 @@ std::array<uint8_t, 16> address_bytes(const IOAddress& address) {
     const std::vector<uint8_t> bytes = address.toBytes();
     std::copy(bytes.begin(), bytes.end(), all.begin());
     return all;
+}
+
+// IOAddress::fromBytes() would write the address out as text and read that: half of what a callout took.
+IOAddress address6(const std::array<uint8_t, 16>& bytes) {
+    boost::asio::ip::address_v6::bytes_type same;
+    std::copy(bytes.begin(), bytes.end(), same.begin());
+    return IOAddress(boost::asio::ip::address_v6(same));
 }
 
 // Fills in what leases of both protocols have, without the user context. The row points into the lease.
@@ -223,7 +231,7 @@ void read_lease4(std::uint32_t address, LeaseReader& reader) {
 }
 
 void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type, LeaseReader& reader) {
-    const IOAddress wanted = IOAddress::fromBytes(AF_INET6, address.data());
+    const IOAddress wanted = address6(address);
     const auto first = static_cast<Lease::Type>(type);
     Lease6Ptr lease = LeaseMgrFactory::instance().getLease6(first, wanted);
     for (const Lease::Type other : {Lease::TYPE_NA, Lease::TYPE_PD, Lease::TYPE_TA}) {
@@ -243,7 +251,7 @@ void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader) {
 }
 
 void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader) {
-    const IOAddress bound = IOAddress::fromBytes(AF_INET6, after.data());
+    const IOAddress bound = address6(after);
     for (const auto& lease : LeaseMgrFactory::instance().getLeases6(bound, LeasePageSize(limit))) {
         show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
     }
