@@ -211,7 +211,8 @@ impl Pending {
         self.due.len() + self.unseen.len() + self.halves.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Of how many addresses that wait it is known what their keys hold: findings, but for conflicts.
+    /// Of how many addresses it is known what their keys hold: those of which a finding waits, but for the few that are observed
+    /// and those that somebody else changed.
     #[must_use]
     pub fn found(&self) -> usize {
         self.found.len()

@@ -19,8 +19,8 @@ use crate::suspects::Suspects;
 /// After a failed or finished comparison, the next one waits at least as long.
 pub(super) const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
 
-/// A comparison reads on while no more of what it found waits than this: enough for the transactions under way and the next
-/// ones. What was told does not count, so that what is missing follows it without a pause.
+/// A comparison reads on while no more of what it found waits than this, enough for many transactions. What was told does not
+/// count, so that what is missing follows it without a pause.
 const BACKLOG: usize = 16 * MAX_OPERATIONS;
 
 impl Mirroring<'_> {
@@ -48,7 +48,7 @@ impl Mirroring<'_> {
             self.page_read(page);
         }
         // What was found is written before more is looked for, so that it fills neither the queue nor memory.
-        let busy = self.is_nearly_full() || self.pending.found() > BACKLOG.min(self.config().queue_size / 2);
+        let busy = self.room() == 0 || self.pending.found() > BACKLOG.min(self.config().queue_size / 2);
         if self.flights.values().any(|flight| matches!(flight, Flight::Tidy)) {
             // One page's index keys at a time.
             return None;
@@ -79,11 +79,12 @@ impl Mirroring<'_> {
     }
 
     fn page_read(&mut self, page: Result<Vec<Lease>, String>) {
+        let room = self.room();
         let Some(resync) = &mut self.resync else { return };
         match page {
             Ok(leases) => {
                 let missing = resync.leases(leases, &self.pending);
-                if self.shared.handover.waiting() + missing.len() > self.shared.config.queue_size {
+                if missing.len() > room {
                     resync.suspects.extend(missing.iter().map(|lease| lease.address));
                     return;
                 }

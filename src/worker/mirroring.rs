@@ -104,7 +104,7 @@ pub(super) struct Mirroring<'a> {
     pub(super) watched_to: i64,
     /// Revisions of our own transactions that the watch has yet to tell.
     pub(super) own: BTreeSet<i64>,
-    /// The newest revision of our own that etcd answered with.
+    /// The newest revision that a batch of ours was answered with.
     pub(super) answered: i64,
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     pub(super) noticed: HashSet<IpAddr>,

@@ -63,8 +63,8 @@ impl Mirroring<'_> {
     }
 
     /// Hears what the watch told, unless some of it may be our own transaction: the watch tells of that before its answer comes
-    /// as often as after it, and what we wrote is not to be read again to find out. It waits until a transaction is answered
-    /// that came later, or none is under way.
+    /// as often as after it, and what we wrote is not to be read again to find out. It waits until that transaction, or a later
+    /// one, is answered, or none is under way.
     pub(super) fn hear_changes(&mut self) {
         let is_writing =
             self.flights.values().any(|flight| matches!(flight, Flight::Batch(batch, _) if !batch.only_looks()));
