@@ -1,12 +1,17 @@
-// What a mirror of committed leases takes at least: a hook library that reads each of them once more from Kea's lease
-// database, as the payload of a callout is not what that holds, and does nothing with it.
+// What a mirror of committed leases takes at least: a hook library that has Kea tell what was assigned and removed and for
+// which packet, and reads each lease once more from Kea's lease database, as the payload of a callout is not what that
+// holds. It does nothing with all that.
 
+#include <dhcp/pkt4.h>
+#include <dhcp/pkt6.h>
 #include <dhcpsrv/lease_mgr_factory.h>
 #include <hooks/hooks.h>
 
 using isc::dhcp::Lease4CollectionPtr;
 using isc::dhcp::Lease6CollectionPtr;
 using isc::dhcp::LeaseMgrFactory;
+using isc::dhcp::Pkt4Ptr;
+using isc::dhcp::Pkt6Ptr;
 using isc::hooks::CalloutHandle;
 using isc::hooks::LibraryHandle;
 
@@ -29,8 +34,11 @@ int unload() {
 }
 
 int leases4_committed(CalloutHandle& handle) {
-    Lease4CollectionPtr assigned;
+    Lease4CollectionPtr deleted, assigned;
+    Pkt4Ptr query;
+    handle.getArgument("deleted_leases4", deleted);
     handle.getArgument("leases4", assigned);
+    handle.getArgument("query4", query);
     if (assigned) {
         for (const auto& lease : *assigned) {
             LeaseMgrFactory::instance().getLease4(lease->addr_);
@@ -40,8 +48,11 @@ int leases4_committed(CalloutHandle& handle) {
 }
 
 int leases6_committed(CalloutHandle& handle) {
-    Lease6CollectionPtr assigned;
+    Lease6CollectionPtr deleted, assigned;
+    Pkt6Ptr query;
+    handle.getArgument("deleted_leases6", deleted);
     handle.getArgument("leases6", assigned);
+    handle.getArgument("query6", query);
     if (assigned) {
         for (const auto& lease : *assigned) {
             LeaseMgrFactory::instance().getLease6(lease->type_, lease->addr_);
