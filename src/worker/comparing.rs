@@ -48,7 +48,7 @@ impl Mirroring<'_> {
             self.page_read(page);
         }
         // What was found is written before more is looked for, so that it fills neither the queue nor memory.
-        let busy = self.room() == 0 || self.pending.found() > BACKLOG.min(self.config().queue_size / 2);
+        let busy = self.free() == 0 || self.pending.found() > BACKLOG.min(self.config().queue_size / 2);
         if self.flights.values().any(|flight| matches!(flight, Flight::Tidy)) {
             // One page's index keys at a time.
             return None;
@@ -79,12 +79,12 @@ impl Mirroring<'_> {
     }
 
     fn page_read(&mut self, page: Result<Vec<Lease>, String>) {
-        let room = self.room();
+        let free = self.free();
         let Some(resync) = &mut self.resync else { return };
         match page {
             Ok(leases) => {
                 let missing = resync.leases(leases, &self.pending);
-                if missing.len() > room {
+                if missing.len() > free {
                     resync.suspects.extend(missing.iter().map(|lease| lease.address));
                     return;
                 }

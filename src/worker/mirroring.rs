@@ -265,6 +265,12 @@ impl<'a> Mirroring<'a> {
         self.shared.handover.waiting()
     }
 
+    /// How many more addresses may wait for what a comparison finds: a quarter of the queue is kept for what changes.
+    pub(super) fn free(&self) -> usize {
+        let queue_size = self.config().queue_size;
+        (queue_size - queue_size / 4).saturating_sub(self.waiting())
+    }
+
     /// Whether another batch may be sent now: while one is under way, only a full one is.
     pub(super) fn has_room(&self) -> bool {
         let batches = self.flights.values().filter(|flight| matches!(flight, Flight::Batch(..))).count();

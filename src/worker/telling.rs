@@ -36,12 +36,6 @@ impl Mirroring<'_> {
         });
     }
 
-    /// How many more addresses may wait for what a comparison finds: a quarter of the queue is kept for what changes.
-    pub(super) fn room(&self) -> usize {
-        let queue_size = self.config().queue_size;
-        (queue_size - queue_size / 4).saturating_sub(self.waiting())
-    }
-
     /// One line when the queue overflows; with the tick, as it may do so again and again.
     pub(super) fn tell_overflow(&mut self) {
         if self.shared.counters.queue_overflows.get() > self.overflows_told && !self.overflowing {
@@ -54,7 +48,7 @@ impl Mirroring<'_> {
     /// One line with the number of changes that were dropped, when there is room again. A comparison finds them, and need not
     /// wait for the rest: it reads what etcd holds while that is written.
     pub(super) fn end_overflow(&mut self) {
-        if self.overflowing && self.link.is_up() && self.room() > 0 {
+        if self.overflowing && self.link.is_up() && self.free() > 0 {
             let overflows = self.shared.counters.queue_overflows.get();
             let lost = overflows - self.overflows_told;
             warn!(target: messages::QUEUE_OVERFLOW, "{lost} changes were dropped; everything is compared");

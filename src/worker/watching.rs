@@ -41,7 +41,6 @@ impl Mirroring<'_> {
                 if let Some(watch) = &mut self.watch {
                     watch.unheard = Some(news);
                 }
-                self.hear_changes();
             }
             Watched::Lost(reason) => {
                 debug!(target: messages::NOTICED, "changes by others were missed: {reason}");
