@@ -20,7 +20,7 @@ use dhcp_etcd::lease::{Change, Family, LeaseType, Operation, Row};
 use dhcp_etcd::mirror::{Kea, Mirror};
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
 use dhcp_etcd::record::{to_json, v4};
-use sample::{Leases, NOW, lease, writer};
+use sample::{Leases, NOW, lease, shown, writer};
 use serde_json::{Map, Value, json};
 
 /// Where the counts are kept.
@@ -39,18 +39,39 @@ const TOO_MUCH: f64 = 20.0;
 /// Takes so many leases along it.
 type Path = fn(u32);
 
-/// What is counted, by its name. All but the last three are what a packet thread does for a lease, reading it included.
-const PATHS: [(&str, Path); 8] = [
-    ("DHCPv4, new lease", |leases| exchanges(Family::V4, false, Operation::Offer, 0..leases)),
-    ("DHCPv4, renewal of an address that waits", |leases| {
-        exchanges(Family::V4, false, Operation::Renew, (0..leases).map(|n| n % 100));
+/// The lease database is in Kea's memory.
+const IN_MEMORY: Leases = Leases { in_memory: true, tells_writes: false };
+/// It tells its writes, too.
+const TOLD: Leases = Leases { in_memory: true, tells_writes: true };
+/// It is an SQL database.
+const SQL: Leases = Leases { in_memory: false, tells_writes: false };
+
+/// Each so many leases have a turn of the main loop that reads them.
+const TURN: u32 = 80;
+
+/// What is counted, by its name. All but the last three are what Kea's threads do for a lease, without C++: what a packet
+/// thread does in the callout, or that and what the turn does that reads the lease.
+const PATHS: [(&str, Path); 10] = [
+    ("DHCPv4, new lease: callout", |leases| {
+        exchanges(Family::V4, IN_MEMORY, Operation::Offer, 0..leases, u32::MAX);
     }),
-    ("DHCPv4, new lease, the database tells its writes", |leases| {
-        exchanges(Family::V4, true, Operation::Offer, 0..leases);
+    ("DHCPv4, new lease: callout and turn", |leases| {
+        exchanges(Family::V4, IN_MEMORY, Operation::Offer, 0..leases, TURN);
     }),
-    ("DHCPv6, new lease", |leases| exchanges(Family::V6, false, Operation::Offer, 0..leases)),
-    ("DHCPv6, new lease, the database tells its writes", |leases| {
-        exchanges(Family::V6, true, Operation::Offer, 0..leases);
+    ("DHCPv4, renewal of an address that waits: callout and turn", |leases| {
+        exchanges(Family::V4, IN_MEMORY, Operation::Renew, (0..leases).map(|n| n % 100), TURN);
+    }),
+    ("DHCPv4, new lease, the database tells its writes: callout and turn", |leases| {
+        exchanges(Family::V4, TOLD, Operation::Offer, 0..leases, TURN);
+    }),
+    ("DHCPv6, new lease: callout and turn", |leases| {
+        exchanges(Family::V6, IN_MEMORY, Operation::Offer, 0..leases, TURN);
+    }),
+    ("DHCPv6, new lease, the database tells its writes: callout and turn", |leases| {
+        exchanges(Family::V6, TOLD, Operation::Offer, 0..leases, TURN);
+    }),
+    ("DHCPv4, new lease in an SQL database: callout", |leases| {
+        exchanges(Family::V4, SQL, Operation::Offer, 0..leases, u32::MAX);
     }),
     ("of that: reading a DHCPv4 lease of the benchmark", |leases| {
         let kea = Leases::default();
@@ -70,11 +91,12 @@ fn address(family: Family, number: u32) -> IpAddr {
     }
 }
 
-/// What Kea tells of an exchange, as in `src/bridge.rs`.
-fn exchanges(family: Family, tells_writes: bool, operation: Operation, numbers: impl Iterator<Item = u32>) {
-    let mirror = Mirror::new(Leases { tells_writes }, family, Config::parse("{}").unwrap(), Changes::default());
+/// What Kea tells of exchanges, as in `src/bridge.rs`, with a turn of its main loop after so many.
+fn exchanges(family: Family, kea: Leases, operation: Operation, numbers: impl Iterator<Item = u32>, turn: u32) {
+    let tells_writes = kea.tells_writes;
+    let mirror = Mirror::new(kea, family, Config::parse("{}").unwrap(), Changes::default());
     mirror.configured();
-    for number in numbers {
+    for (done, number) in (1..).zip(numbers) {
         let address = address(family, number);
         if operation != Operation::Offer {
             mirror.forget_hints();
@@ -83,7 +105,10 @@ fn exchanges(family: Family, tells_writes: bool, operation: Operation, numbers: 
         if tells_writes {
             mirror.written(address, LeaseType::Na, None);
         }
-        mirror.assigned(address, LeaseType::Na, None);
+        mirror.assigned(address, LeaseType::Na, None, shown());
+        if done % turn == 0 {
+            mirror.turn();
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use dhcp_etcd::mirror::Mirror;
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
 use dhcp_etcd::record::{Content, Summary, to_json, v4};
 use divan::{AllocProfiler, Bencher};
-use sample::{Leases, NOW, lease, writer};
+use sample::{Leases, NOW, lease, shown, writer};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -37,15 +37,32 @@ fn record(number: u32) -> Vec<u8> {
     to_json(&lease(number), Operation::Offer, None, NOW, "host")
 }
 
-/// The packet threads' part of a new lease, without C++: the lease is read, the change queued. On two
-/// threads as well, where they meet at the queue's lock.
+/// The packet threads' part of a new lease, without C++: what was committed is left to a turn of the main loop, which each
+/// 80th of them makes here. On two threads as well, where they meet at the locks.
 #[divan::bench(threads = [1, 2])]
 fn callout_to_queue(bencher: Bencher) {
-    let mirror = Mirror::new(Leases::default(), Family::V4, Config::parse("{}").unwrap(), Changes::default());
+    let kea = Leases { in_memory: true, ..Leases::default() };
+    callouts(bencher, kea, |mirror, number| {
+        if number % 80 == 0 {
+            mirror.turn();
+        }
+    });
+}
+
+/// The same with an SQL database: the lease is read at once.
+#[divan::bench(threads = [1, 2])]
+fn sql_callout_to_queue(bencher: Bencher) {
+    callouts(bencher, Leases::default(), |_, _| {});
+}
+
+fn callouts(bencher: Bencher, kea: Leases, after: impl Fn(&Mirror<Leases>, u32) + Sync) {
+    let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default());
+    mirror.configured();
     let next = AtomicU32::new(0);
     bencher.bench(|| {
-        let address = v4(0x0a00_0000 + next.fetch_add(1, Ordering::Relaxed) % 1000);
-        mirror.assigned(address, LeaseType::Na, None);
+        let number = next.fetch_add(1, Ordering::Relaxed) % 1000;
+        mirror.assigned(v4(0x0a00_0000 + number), LeaseType::Na, None, shown());
+        after(&mirror, number);
     });
 }
 

@@ -170,12 +170,16 @@ PacketPointer written_for(CalloutHandle& handle, const char* argument, Exchange&
     return query;
 }
 
+std::unique_ptr<ShownLease> kept(const LeasePtr& lease) {
+    return std::unique_ptr<ShownLease>(new ShownLease{lease});
+}
+
 // Shows leases that were written for a message, with the relay that it came through.
 void show_assigned4(CalloutHandle& handle, const Lease4CollectionPtr& assigned, Exchange& exchange) {
     if (assigned && !assigned->empty()) {
         const auto query = written_for<Pkt4Ptr>(handle, "query4", exchange);
         for (const auto& lease : *assigned) {
-            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32());
+            exchange.assigned4(lease->addr_.toUint32(), query->getGiaddr().toUint32(), kept(lease));
         }
     }
 }
@@ -244,6 +248,15 @@ void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type,
     }
 }
 
+void show_lease(const ShownLease& shown, LeaseReader& reader) {
+    const auto accept = [&](const dhcp_etcd_lease& row) { reader.accept(row); };
+    if (shown.lease->getType() == Lease::TYPE_V4) {
+        show(static_cast<const Lease4*>(shown.lease.get()), accept);
+    } else {
+        show(static_cast<const Lease6*>(shown.lease.get()), accept);
+    }
+}
+
 void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader) {
     for (const auto& lease : LeaseMgrFactory::instance().getLeases4(IOAddress(after), LeasePageSize(limit))) {
         show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
@@ -259,6 +272,10 @@ void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, Pa
 
 bool lease_database_open() {
     return LeaseMgrFactory::haveInstance();
+}
+
+bool lease_database_in_memory() {
+    return LeaseMgrFactory::instance().getType() == "memfile";
 }
 
 void listen_main_loop() {
@@ -390,7 +407,7 @@ void show_exchange6(CalloutHandle& handle, Exchange& exchange) {
             }
         }
         for (const auto& lease : *assigned) {
-            exchange.assigned6(address_bytes(lease->addr_), static_cast<uint8_t>(lease->type_), link);
+            exchange.assigned6(address_bytes(lease->addr_), static_cast<uint8_t>(lease->type_), link, kept(lease));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #include "dhcp_etcd.h"
 
+#include <dhcpsrv/lease.h>
 #include <hooks/hooks.h>
 #include <rust/cxx.h>
 
@@ -43,6 +44,12 @@ struct LeaseReader;
 struct PageReader;
 struct Exchange;
 
+// A lease that a callout was shown, kept beyond the callout. Kea writes to it no more once it has committed it.
+struct ShownLease {
+    isc::dhcp::LeasePtr lease;
+};
+void show_lease(const ShownLease& shown, LeaseReader& reader);
+
 // The process that loads the library.
 std::int32_t hooks_version();
 rust::String kea_version();
@@ -60,6 +67,7 @@ void register_command(LibraryHandle& handle, rust::Str name);
 void read_lease4(std::uint32_t address, LeaseReader& reader);
 void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type, LeaseReader& reader);
 bool lease_database_open();
+bool lease_database_in_memory();
 
 // A page of it: at most `limit` leases after an address, in the order of the addresses. All types of DHCPv6 leases.
 void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader);

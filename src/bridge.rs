@@ -15,11 +15,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
 
+use cxx::UniquePtr;
 use once_cell::sync::OnceCell;
 use tracing::{Level, error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::commands;
+use crate::committed::Shown;
 use crate::config::Config;
 use crate::credential_files;
 use crate::handover::Changes;
@@ -55,6 +57,9 @@ mod ffi {
         #[cxx_name = "dhcp_etcd_lease"]
         type LeaseRow = super::abi::dhcp_etcd_lease;
 
+        type ShownLease;
+        fn show_lease(shown: &ShownLease, reader: &mut LeaseReader) -> Result<()>;
+
         fn hooks_version() -> i32;
         fn kea_version() -> String;
         fn check_states() -> Result<()>;
@@ -67,6 +72,7 @@ mod ffi {
         fn read_page4(after: u32, limit: usize, reader: &mut PageReader) -> Result<()>;
         fn read_page6(after: &[u8; 16], limit: usize, reader: &mut PageReader) -> Result<()>;
         fn lease_database_open() -> Result<bool>;
+        fn lease_database_in_memory() -> Result<bool>;
 
         fn track_lease_database() -> Result<bool>;
         fn leave_lease_database() -> Result<()>;
@@ -104,8 +110,14 @@ mod ffi {
         type Exchange<'a>;
         fn forget_hints(self: &mut Exchange);
         fn deleted(self: &mut Exchange, row: &LeaseRow);
-        fn assigned4(self: &mut Exchange, address: u32, giaddr: u32);
-        fn assigned6(self: &mut Exchange, address: &[u8; 16], lease_type: u8, link: &[u8; 16]);
+        fn assigned4(self: &mut Exchange, address: u32, giaddr: u32, shown: UniquePtr<ShownLease>);
+        fn assigned6(
+            self: &mut Exchange,
+            address: &[u8; 16],
+            lease_type: u8,
+            link: &[u8; 16],
+            shown: UniquePtr<ShownLease>,
+        );
 
         fn lease_written(row: &LeaseRow, deleted: bool);
         fn main_loop_turn();
@@ -113,7 +125,7 @@ mod ffi {
     }
 }
 
-use ffi::{CalloutHandle, LeaseRow, LibraryHandle};
+use ffi::{CalloutHandle, LeaseRow, LibraryHandle, ShownLease};
 
 /// Takes the lease that the shim shows.
 #[derive(Default)]
@@ -158,13 +170,30 @@ impl Exchange<'_> {
         never_unwind("a removed lease", || self.mirror.removed(&copy(row), lease_type(row.type_)));
     }
 
-    fn assigned4(&mut self, address: u32, giaddr: u32) {
-        never_unwind("an assigned lease", || self.mirror.assigned(v4(address), LeaseType::Na, relay(v4(giaddr))));
+    fn assigned4(&mut self, address: u32, giaddr: u32, lease: UniquePtr<ShownLease>) {
+        never_unwind("an assigned lease", || {
+            self.mirror.assigned(v4(address), LeaseType::Na, relay(v4(giaddr)), shown(lease));
+        });
     }
 
-    fn assigned6(&mut self, address: &[u8; 16], kind: u8, link: &[u8; 16]) {
-        never_unwind("an assigned lease", || self.mirror.assigned(v6(*address), lease_type(kind), relay(v6(*link))));
+    fn assigned6(&mut self, address: &[u8; 16], kind: u8, link: &[u8; 16], lease: UniquePtr<ShownLease>) {
+        never_unwind("an assigned lease", || {
+            self.mirror.assigned(v6(*address), lease_type(kind), relay(v6(*link)), shown(lease));
+        });
     }
+}
+
+// SAFETY: the pointer in it counts its owners atomically, and whoever owns the lease only reads it (Kea writes a lease before
+// it shows it).
+unsafe impl Send for ShownLease {}
+
+/// A lease that a callout showed, to be looked at later.
+fn shown(lease: UniquePtr<ShownLease>) -> Shown {
+    Shown::new(move || {
+        let mut reader = LeaseReader::default();
+        ffi::show_lease(lease.as_ref()?, &mut reader).ok()?;
+        reader.lease
+    })
 }
 
 fn v6(bytes: [u8; 16]) -> IpAddr {
@@ -277,6 +306,10 @@ impl Kea for KeaServer {
 
     fn lease_database_open(&self) -> bool {
         ffi::lease_database_open().unwrap_or(false)
+    }
+
+    fn lease_database_in_memory(&self) -> bool {
+        ffi::lease_database_in_memory().unwrap_or(false)
     }
 
     fn track_lease_database(&self) -> bool {

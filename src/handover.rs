@@ -5,13 +5,13 @@
 //! read, which may be an SQL server far away.
 //!
 //! The lock is held for one map operation, never while anything allocates a change, waits or talks to Kea. Waking a
-//! sleeping thread costs the waker some five microseconds, so a packet thread does it only when the worker has said that
-//! it goes to sleep (`armed`), not for each lease.
+//! sleeping thread costs the waker some five microseconds, so it is done only when the worker has said that it goes to
+//! sleep (`armed`), and once for all that a turn of Kea's main loop puts in, not for each lease.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -32,19 +32,15 @@ const STRIPES: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub struct Handover {
-    shared: Mutex<Shared>,
+    changes: Mutex<Changes>,
+    /// Whether the worker sleeps until something is put in; set under the lock.
+    armed: AtomicBool,
     /// What was put in, counted; written under the lock.
     puts: [AtomicU64; STRIPES],
     wake: Notify,
     /// Addresses that the worker has taken and not yet settled.
     taken: AtomicUsize,
     limit: usize,
-}
-
-#[derive(Debug)]
-struct Shared {
-    changes: Changes,
-    armed: bool,
 }
 
 /// A lease is about to be read: how much was put in before, for its address and those that share its counter.
@@ -72,7 +68,8 @@ impl Handover {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
-            shared: Mutex::new(Shared { changes: Self::room(), armed: false }),
+            changes: Mutex::new(Self::room()),
+            armed: AtomicBool::new(false),
             puts: [const { AtomicU64::new(0) }; STRIPES],
             wake: Notify::new(),
             taken: AtomicUsize::new(0),
@@ -94,20 +91,21 @@ impl Handover {
         Ticket { stripe, puts: self.puts[stripe].load(Ordering::Acquire) }
     }
 
-    /// Puts in what was read under a ticket; it replaces a change that waits for the same address.
+    /// Puts in what was read under a ticket; it replaces a change that waits for the same address. The worker is to be
+    /// [woken](Self::wake) after the last one.
     ///
     /// # Errors
     /// When something else came before, or as many addresses wait as may.
     pub fn put(&self, address: IpAddr, mut change: Box<Change>, ticket: Ticket) -> Result<(), Refused> {
-        let mut shared = self.lock();
+        let mut changes = self.lock();
         let puts = &self.puts[ticket.stripe];
         if puts.load(Ordering::Relaxed) != ticket.puts {
             return Err(Refused::Overtaken);
         }
         puts.store(ticket.puts + 1, Ordering::Release);
         // What the worker took is bounded by itself (`Pending::absorb`), which knows the addresses.
-        let full = shared.changes.len() >= self.limit;
-        let replaced = match shared.changes.entry(address) {
+        let full = changes.len() >= self.limit;
+        let replaced = match changes.entry(address) {
             Entry::Vacant(_) if full => return Err(Refused::Overflow),
             Entry::Vacant(vacant) => {
                 vacant.insert(change);
@@ -119,29 +117,40 @@ impl Handover {
                 Some(older.insert(change))
             }
         };
-        let wake = std::mem::take(&mut shared.armed);
-        drop(shared);
+        drop(changes);
         drop(replaced);
-        if wake {
+        Ok(())
+    }
+
+    /// Wakes the worker, if it sleeps until something is put in.
+    pub fn wake(&self) {
+        if self.armed.swap(false, Ordering::Relaxed) {
             self.wake.notify_one();
         }
-        Ok(())
+    }
+
+    /// Whether the worker sleeps until something is put in.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
     }
 
     /// Swaps what waits against `empty`.
     pub fn take(&self, empty: Changes) -> Changes {
-        std::mem::replace(&mut self.lock().changes, empty)
+        self.armed.store(false, Ordering::Relaxed);
+        std::mem::replace(&mut *self.lock(), empty)
     }
 
-    /// The worker is about to sleep: the next [`put`](Self::put) will end [`wait`](Self::wait). False when something
+    /// The worker is about to sleep: the next [`wake`](Self::wake) will end [`wait`](Self::wait). False when something
     /// waits already.
     pub fn arm(&self) -> bool {
-        let mut shared = self.lock();
-        shared.armed = shared.changes.is_empty();
-        shared.armed
+        let changes = self.lock();
+        let is_empty = changes.is_empty();
+        self.armed.store(is_empty, Ordering::Relaxed);
+        is_empty
     }
 
-    /// Returns when something was put in after [`arm`](Self::arm).
+    /// Returns when the worker was woken after [`arm`](Self::arm).
     pub async fn wait(&self) {
         self.wake.notified().await;
     }
@@ -154,18 +163,18 @@ impl Handover {
     /// How many addresses wait here.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.lock().changes.len()
+        self.lock().len()
     }
 
     /// How many addresses wait to be written, here and at the worker.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.lock().changes.len() + self.taken.load(Ordering::Relaxed)
+        self.lock().len() + self.taken.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Changes> {
         // A map operation that panicked leaves the map whole.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -248,10 +257,13 @@ mod tests {
         assert!(handover.arm());
         put(&handover, 1, 1).unwrap();
         put(&handover, 2, 1).unwrap();
+        assert!(handover.is_armed());
+        handover.wake();
+        handover.wake();
         assert!(!handover.arm(), "something waits");
         handover.wait().await;
         assert_eq!(handover.take(Handover::room()).len(), 2);
         let again = tokio::time::timeout(std::time::Duration::from_millis(20), handover.wait()).await;
-        assert!(again.is_err(), "only the first put woke");
+        assert!(again.is_err(), "only the first woke");
     }
 }

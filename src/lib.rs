@@ -3,7 +3,8 @@
 //! A lease's way, and the modules on it:
 //!
 //! 1. [`bridge`](self): Kea calls an exported callout; the C++ shim unpacks its arguments.
-//! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again.
+//! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again, at the
+//!    next turn of Kea's main loop ([`committed`]) or, where it is no memory of Kea's, at once.
 //! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
 //! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
 //! 5. [`pending`]: which changes wait, which are under way, what is known of each key which leases
@@ -26,6 +27,7 @@
 #[cfg(feature = "kea")]
 mod bridge;
 pub mod commands;
+pub mod committed;
 pub mod comparison;
 pub mod config;
 pub mod connection;

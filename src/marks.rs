@@ -65,6 +65,11 @@ impl Marks {
         !std::mem::replace(&mut self.lock().turn_wanted, true)
     }
 
+    /// Whether a turn is to see to the marks. One for another reason leaves them: a callout may be about to tell more.
+    pub fn is_turn_wanted(&self) -> bool {
+        self.lock().turn_wanted
+    }
+
     /// Takes the mark of an address away.
     pub fn remove(&self, address: IpAddr) -> Option<Mark> {
         self.lock().by_address.remove(&address)

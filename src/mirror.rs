@@ -6,14 +6,19 @@
 //! the order of the reads ([`crate::handover`]). The last write of an address is followed by its callout, whose read sees
 //! that write: the last entry is the final state, whatever the order of the callouts.
 //!
+//! A lease database in Kea's memory is read at the next turn of Kea's main loop ([`crate::committed`]), so that the client
+//! waits for no reading. An SQL database is read in the callout: a turn would keep Kea from taking packets for as long as
+//! the queries take, which packet threads make side by side.
+//!
 //! Callouts before the write only tell the record's `operation`, where it is not a new lease. Reclamation has no callout
 //! after the write; it runs on Kea's main thread, so its addresses are marked and read at the next turn of the main loop.
 //!
 //! From Kea 2.4 on, a lease database in memory tells every write itself, also those that no callout tells: offers, High
 //! Availability's synchronisation, answers that were dropped. That happens under the database's own lock, where it cannot
-//! be read, and so early that nobody knows the operation yet. So it marks the address, too; the callout that follows takes
-//! the mark away before it reads. What is still marked at the next turn was told by no callout: a removal is read then, and
-//! a lease is suspected like one that a comparison found, since a partner has most likely written its record already.
+//! be read, and so early that nobody knows the operation yet. So it marks the address, too; what the callout that follows
+//! tells takes the mark away before it is read. What is still marked at the worker's tick was told by no callout: a removal
+//! is read then, and a lease is suspected like one that a comparison found, since a partner has most likely written its
+//! record already.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +29,7 @@ use serde_json::Value;
 use tracing::{error, info};
 
 use crate::commands;
+use crate::committed::{self, Commit, Committed, Shown};
 use crate::config::Config;
 use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
@@ -56,6 +62,8 @@ pub trait Kea: Send + Sync + 'static {
     fn on_main_thread(&self) -> bool;
     /// Whether there is a lease database at the moment; there is none while Kea starts or ends.
     fn lease_database_open(&self) -> bool;
+    /// Whether reading a lease is no more than looking into Kea's own memory, from any thread that Kea lets do so.
+    fn lease_database_in_memory(&self) -> bool;
     /// Has [`Mirror::written`] called with every lease that the database writes from now on; whether it can.
     fn track_lease_database(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
@@ -78,6 +86,8 @@ pub struct Mirror<K> {
     failed: (Marks, Mutex<Instant>),
     /// Whether the lease database tells every write itself.
     tracked: AtomicBool,
+    /// Whether what was committed is read at a turn of the main loop.
+    in_turns: AtomicBool,
     worker: Mutex<Option<Worker>>,
     /// Whether there is a worker, to be asked without its lock.
     working: AtomicBool,
@@ -100,9 +110,11 @@ impl<K: Kea> Mirror<K> {
             family,
             kea_version: kea.version(),
             started_at: now(),
+            committed: Committed::default(),
             handover,
             readings: Readings::default(),
             control: Control::default(),
+            ticked: AtomicBool::new(false),
             counters,
             lag: Lag::default(),
         };
@@ -112,6 +124,7 @@ impl<K: Kea> Mirror<K> {
             marks: Marks::default(),
             failed: (Marks::default(), Mutex::new(Instant::now())),
             tracked: AtomicBool::new(false),
+            in_turns: AtomicBool::new(false),
             worker: Mutex::default(),
             working: AtomicBool::new(false),
             published: Mutex::new([-1; counters::NUMBER]),
@@ -126,6 +139,7 @@ impl<K: Kea> Mirror<K> {
     /// The server is configured, and about to serve (or, with `-T`, to end).
     pub fn configured(&self) {
         self.tracked.store(self.kea.track_lease_database(), Ordering::Relaxed);
+        self.in_turns.store(self.kea.lease_database_in_memory(), Ordering::Relaxed);
         info!(
             target: messages::CONFIGURED,
             "leases are mirrored to {}/leases/ as server {}", self.config().prefix, self.config().server_name
@@ -176,21 +190,48 @@ impl<K: Kea> Mirror<K> {
         self.tracked.load(Ordering::Relaxed).then(|| self.marks.remove(address)).flatten()
     }
 
-    /// An exchange with a client assigned or extended a lease, or declined it.
-    pub fn assigned(&self, address: IpAddr, lease_type: LeaseType, relay: Option<IpAddr>) {
+    /// An exchange with a client assigned or extended a lease, or declined it; as it was shown.
+    pub fn assigned(&self, address: IpAddr, lease_type: LeaseType, relay: Option<IpAddr>, shown: Shown) {
         let operation = hints::told(address).unwrap_or(Operation::Offer);
-        self.shared.counters.assigned.add(usize::from(operation == Operation::Offer));
-        self.read_again(address, lease_type, operation, relay, None);
+        if operation == Operation::Offer {
+            self.shared.counters.assigned.add(1);
+        }
+        self.committed(Commit { relay, shown: Some(shown), ..Commit::of(address, lease_type, operation) });
     }
 
     /// The server found an address in use that it had offered, and has declined it.
     pub fn declined(&self, address: IpAddr) {
-        self.read_again(address, LeaseType::Na, Operation::Decline, None, None);
+        self.committed(Commit::of(address, LeaseType::Na, Operation::Decline));
     }
 
     /// An exchange with a client removed a lease, or so the callout says.
     pub fn removed(&self, lease: &Lease, lease_type: LeaseType) {
-        self.read_again(lease.address, lease_type, Operation::Update, None, Some(lease.owner()));
+        let owner = Some(Box::new(lease.owner()));
+        self.committed(Commit { owner, ..Commit::of(lease.address, lease_type, Operation::Update) });
+    }
+
+    /// Has a change read: at the next turn of the main loop, or at once where too many wait for it.
+    fn committed(&self, commit: Commit) {
+        let Shared { committed, handover, config, .. } = &*self.shared;
+        let put =
+            if self.in_turns.load(Ordering::Relaxed) { committed.put(commit, config.queue_size) } else { Err(commit) };
+        match put {
+            Ok(waiting) => {
+                // Where there is no worker yet, the turn starts one.
+                let is_due = handover.is_armed() || waiting >= committed::TURN || !self.working.load(Ordering::Relaxed);
+                if is_due && committed.want_turn() {
+                    self.kea.wake_main_loop();
+                }
+            }
+            Err(commit) => {
+                self.read_again(commit);
+                handover.wake();
+                if !self.working.load(Ordering::Relaxed) {
+                    // Nobody would take it: the turn starts a worker, or tries to again.
+                    self.kea.wake_main_loop();
+                }
+            }
+        }
     }
 
     /// Kea has carried out a command.
@@ -216,7 +257,7 @@ impl<K: Kea> Mirror<K> {
         for (address, lease_type) in addresses {
             // Either server takes the other's commands too, and holds none of its leases.
             if self.shared.family.has(address) {
-                self.read_again(address, lease_type, operation, None, None);
+                self.committed(Commit::of(address, lease_type, operation));
             }
         }
     }
@@ -233,11 +274,22 @@ impl<K: Kea> Mirror<K> {
         })
     }
 
-    /// A turn of Kea's main loop that we asked for: starts the worker in a live server, reads what is marked and what the
-    /// worker wants read, publishes the counters. On the main thread.
+    /// A turn of Kea's main loop that we asked for: starts the worker in a live server, reads what was committed and what the
+    /// worker wants read. With the worker's tick it reads what is marked, too, and publishes the counters. On the main
+    /// thread.
     pub fn turn(&self) {
         self.start_worker();
+        let is_tick = self.shared.ticked.swap(false, Ordering::Relaxed);
+        if is_tick {
+            self.marks.want_turn();
+        }
         self.read(Instant::now() + TURN);
+        if is_tick {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
         let counters = self.shared.counters.all();
         let mut published = lock(&self.published);
         for ((name, value), published) in counters.into_iter().zip(published.iter_mut()) {
@@ -251,12 +303,18 @@ impl<K: Kea> Mirror<K> {
     /// The end: writes what is left within `flush-timeout` and ends the worker. Returns what is unwritten. On the main
     /// thread, when no callout runs any more.
     pub fn stop(&self) -> Changes {
+        let committed = self.shared.committed.take().into_iter();
         if self.kea.lease_database_open() {
+            committed.for_each(|commit| self.read_again(commit));
             self.try_failed_again();
             for (address, mark) in self.marks.take(usize::MAX).0 {
                 self.read_marked(address, mark);
             }
+        } else {
+            // Kea ends.
+            committed.for_each(|commit| self.take_as_shown(commit));
         }
+        self.shared.handover.wake();
         let unwritten = match lock(&self.worker).take() {
             None => self.shared.handover.take(Changes::default()),
             Some(worker) => worker.stop(self.config().flush_timeout).unwrap_or_else(|_| {
@@ -289,18 +347,32 @@ impl<K: Kea> Mirror<K> {
         });
     }
 
-    /// Reads what is marked and what the worker wants read, until it is late: a page, and then an address at least.
+    /// Reads what was committed, what is marked and what the worker wants read, until it is late: a page, and then an address
+    /// at least.
     fn read(&self, until: Instant) {
-        let readings = &self.shared.readings;
+        let Shared { committed, readings, handover, .. } = &*self.shared;
         if !self.kea.lease_database_open() {
             return;
+        }
+        let is_late = || Instant::now() >= until;
+        let mut commits = committed.take().into_iter();
+        for commit in commits.by_ref() {
+            self.read_again(commit);
+            if is_late() {
+                break;
+            }
+        }
+        if commits.len() > 0 {
+            // What a comparison reads comes after what was committed before.
+            committed.give_back(commits);
+            readings.turned(None, true);
+            return handover.wake();
         }
         let page = readings.next_page().map(|ticket| (ticket, self.kea.read_page(ticket.after, PAGE)));
         if lock(&self.failed.1).elapsed() >= REST {
             self.try_failed_again();
         }
-        let is_late = || Instant::now() >= until;
-        let (marked, more) = self.marks.take(PAGE);
+        let (marked, more) = if self.marks.is_turn_wanted() { self.marks.take(PAGE) } else { Default::default() };
         let mut marked = marked.into_iter();
         for (address, mark) in marked.by_ref() {
             self.read_marked(address, mark);
@@ -310,12 +382,13 @@ impl<K: Kea> Mirror<K> {
         }
         let left = self.marks.give_back(marked);
         while let Some(address) = readings.next_address() {
-            self.read_again(address, LeaseType::Na, Operation::Sync, None, None);
+            self.read_again(Commit::of(address, LeaseType::Na, Operation::Sync));
             if is_late() {
                 break;
             }
         }
         readings.turned(page, more || left);
+        handover.wake();
     }
 
     /// Marks what could not be read once more. A turn comes with the worker's tick at the latest.
@@ -329,24 +402,20 @@ impl<K: Kea> Mirror<K> {
         match owner {
             None if !told => self.shared.readings.suspect(address),
             // Without a word of why it went, a live record of another server stays.
-            Some(_) if !told => self.read_again(address, lease_type, operation, None, None),
-            owner => self.read_again(address, lease_type, operation, None, owner),
+            Some(_) if !told => self.read_again(Commit::of(address, lease_type, operation)),
+            owner => {
+                let owner = owner.map(Box::new);
+                self.read_again(Commit { owner, ..Commit::of(address, lease_type, operation) });
+            }
         }
     }
 
     /// Reads what the lease database holds of an address and queues it, as one step against others for that address.
-    /// `owner` is whose lease went, where that is known.
-    fn read_again(
-        &self,
-        address: IpAddr,
-        lease_type: LeaseType,
-        operation: Operation,
-        relay: Option<IpAddr>,
-        owner: Option<Owner>,
-    ) {
+    fn read_again(&self, commit: Commit) {
+        let Commit { address, lease_type, operation, relay, owner, at, .. } = commit;
         let found = operation == Operation::Sync;
         let marked = if found { None } else { self.told(address) };
-        let owner = owner.or(marked.and_then(|mark| mark.owner));
+        let owner = owner.map(|owner| *owner).or(marked.and_then(|mark| mark.owner));
         let handover = &self.shared.handover;
         // Each round in vain is one in which another thread got through.
         let queued = loop {
@@ -365,16 +434,29 @@ impl<K: Kea> Mirror<K> {
                     return;
                 }
             };
-            let change = Box::new(Change { timestamp, queued: (!found).then(Instant::now), operation, row });
+            let change = Box::new(Change { timestamp, queued: (!found).then_some(at), operation, row });
             match handover.put(address, change, ticket) {
                 Err(Refused::Overtaken) => {}
                 queued => break queued,
             }
         };
-        if !self.working.load(Ordering::Relaxed) {
-            // Nobody would take it: the turn starts a worker, or tries to again.
-            self.kea.wake_main_loop();
-        }
+        self.count(&queued);
+    }
+
+    /// Queues a change as the callout told it, when it cannot be read any more.
+    fn take_as_shown(&self, commit: Commit) {
+        let Commit { address, operation, relay, owner, at, shown, .. } = commit;
+        let row = match (shown.and_then(Shown::lease), owner) {
+            (Some(lease), _) if lease.is_held() => Row::Held { lease, relay },
+            (None, None) => return, // nothing is known but that something changed; the next start compares
+            (_, owner) => Row::Gone { owner: owner.map(|owner| *owner) },
+        };
+        let change = Box::new(Change { timestamp: now(), queued: Some(at), operation, row });
+        let handover = &self.shared.handover;
+        self.count(&handover.put(address, change, handover.ticket(address)));
+    }
+
+    fn count(&self, queued: &Result<(), Refused>) {
         match queued {
             Ok(()) => self.shared.counters.events.add(1),
             // The worker logs it; a packet thread has no time for that.
@@ -393,9 +475,12 @@ mod tests {
 
     /// A server with one lease, of 192.0.2.1.
     #[derive(Default)]
+    #[expect(clippy::struct_excessive_bools, reason = "each is a way that a server can be")]
     struct OneLease {
         on_main_thread: bool,
         tracks: bool,
+        in_memory: bool,
+        is_closed: std::sync::atomic::AtomicBool,
         /// Reading takes long, and fails.
         is_away: bool,
         readings: std::sync::atomic::AtomicUsize,
@@ -420,7 +505,10 @@ mod tests {
             self.on_main_thread
         }
         fn lease_database_open(&self) -> bool {
-            true
+            !self.is_closed.load(Ordering::Relaxed)
+        }
+        fn lease_database_in_memory(&self) -> bool {
+            self.in_memory
         }
         fn track_lease_database(&self) -> bool {
             self.tracks
@@ -437,9 +525,27 @@ mod tests {
         Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default())
     }
 
+    /// A mirror of a database in memory.
+    fn in_turns(parameters: &str) -> Mirror<OneLease> {
+        let kea = OneLease { on_main_thread: true, in_memory: true, ..OneLease::default() };
+        let mirror = Mirror::new(kea, Family::V4, Config::parse(parameters).unwrap(), Changes::default());
+        mirror.configured();
+        mirror
+    }
+
+    /// The turn that comes with the worker's tick.
+    fn ticked(mirror: &Mirror<OneLease>) {
+        mirror.shared.ticked.store(true, Ordering::Relaxed);
+        mirror.turn();
+    }
+
+    fn shown() -> Shown {
+        Shown::new(|| Some(Lease { subnet_id: 2, ..Lease::plain_v4(0xc000_0201) }))
+    }
+
     /// A mirror that is told every write.
     fn tracking() -> Mirror<OneLease> {
-        let kea = OneLease { on_main_thread: true, tracks: true, ..OneLease::default() };
+        let kea = OneLease { on_main_thread: true, tracks: true, in_memory: true, ..OneLease::default() };
         let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default());
         mirror.configured();
         mirror
@@ -501,15 +607,75 @@ mod tests {
     const HELD: &str = "192.0.2.1";
 
     #[test]
+    fn what_was_committed_is_read_at_the_next_turn() {
+        let mirror = in_turns("{}");
+        let address = HELD.parse().unwrap();
+        mirror.assigned(address, LeaseType::Na, None, shown());
+        mirror.removed(&Lease::plain_v4(0xc000_0202), LeaseType::Na);
+        assert_eq!(mirror.kea.readings.load(Ordering::Relaxed), 0);
+        mirror.read(Instant::now() + TURN);
+        let changes = mirror.shared.handover.take(Changes::default());
+        let lease = Lease::plain_v4(0xc000_0201);
+        assert_eq!(changes[&address].row, Row::Held { lease, relay: None }, "as the database has it");
+        let gone = Some(Lease::plain_v4(0xc000_0202).owner());
+        assert_eq!(changes[&crate::record::v4(0xc000_0202)].row, Row::Gone { owner: gone });
+    }
+
+    #[test]
+    fn a_comparison_reads_after_everything_that_was_committed_before() {
+        let mirror = in_turns("{}");
+        let ticket = crate::readings::Ticket { number: 1, after: crate::record::v4(0) };
+        mirror.shared.readings.want_page(ticket);
+        for n in 1..=2 {
+            mirror.declined(crate::record::v4(n));
+        }
+        // Late, so it reads one address only.
+        for (waiting, is_read) in [(1, false), (0, true)] {
+            mirror.read(Instant::now());
+            assert_eq!(mirror.shared.waiting(), 2);
+            assert_eq!(mirror.shared.committed.len(), waiting);
+            assert_eq!(mirror.shared.readings.take_page(ticket).is_some(), is_read);
+            assert_eq!(mirror.shared.readings.take_unfinished(), !is_read, "another turn is wanted");
+        }
+    }
+
+    #[test]
+    fn what_a_turn_has_no_room_for_is_read_at_once() {
+        let mirror = in_turns(r#"{"queue-size":16}"#);
+        for n in 1..=17 {
+            mirror.declined(crate::record::v4(n));
+        }
+        assert_eq!(mirror.shared.committed.len(), 16);
+        assert_eq!(mirror.kea.readings.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_was_not_read_when_kea_ends_is_taken_as_it_was_shown() {
+        let mirror = in_turns("{}");
+        let address = HELD.parse().unwrap();
+        mirror.assigned(address, LeaseType::Na, None, shown());
+        mirror.removed(&Lease::plain_v4(0xc000_0202), LeaseType::Na);
+        mirror.declined(crate::record::v4(0xc000_0203));
+        mirror.kea.is_closed.store(true, Ordering::Relaxed);
+        let changes = mirror.stop();
+        let lease = Lease { subnet_id: 2, ..Lease::plain_v4(0xc000_0201) };
+        assert_eq!(changes[&address].row, Row::Held { lease, relay: None });
+        let gone = Some(Lease::plain_v4(0xc000_0202).owner());
+        assert_eq!(changes[&crate::record::v4(0xc000_0202)].row, Row::Gone { owner: gone });
+        assert_eq!(changes.len(), 2, "of the third nothing was shown");
+    }
+
+    #[test]
     fn a_write_that_a_callout_tells_is_read_once() {
         let mirror = tracking();
         let address = HELD.parse().unwrap();
         mirror.about_to(Operation::Renew, address);
         mirror.written(address, LeaseType::Na, None);
-        mirror.assigned(address, LeaseType::Na, None);
+        mirror.assigned(address, LeaseType::Na, None, shown());
+        mirror.read(Instant::now() + TURN);
         let changes = mirror.shared.handover.take(Changes::default());
         assert_eq!(changes[&address].operation, Operation::Renew);
-        mirror.turn();
+        ticked(&mirror);
         assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
         assert!(mirror.shared.readings.take_suspects().is_empty());
     }
@@ -520,6 +686,8 @@ mod tests {
         let address = HELD.parse().unwrap();
         mirror.written(address, LeaseType::Na, None);
         mirror.turn();
+        assert!(mirror.shared.readings.take_suspects().is_empty(), "a callout may follow");
+        ticked(&mirror);
         assert_eq!(mirror.shared.readings.take_suspects(), [address]);
         assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
     }
@@ -547,7 +715,7 @@ mod tests {
             if partner_tells {
                 mirror.command("lease4-del", r#"{"ip-address":"192.0.2.2","origin":"ha-partner"}"#);
             }
-            mirror.turn();
+            ticked(&mirror);
             let changes = mirror.shared.handover.take(Changes::default());
             let owner = owner_is_told.then(|| lease.owner());
             assert_eq!(changes[&lease.address].row, Row::Gone { owner });
@@ -561,7 +729,7 @@ mod tests {
         mirror.written(address, LeaseType::Na, None);
         mirror.command("lease4-update", r#"{"ip-address":"192.0.2.1","origin":"ha-partner"}"#);
         assert_eq!(mirror.shared.handover.take(Changes::default()).len(), 0);
-        mirror.turn();
+        ticked(&mirror);
         assert_eq!(mirror.shared.readings.take_suspects(), [address]);
     }
 

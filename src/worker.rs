@@ -21,6 +21,7 @@ mod watching;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::error;
 
+use crate::committed::Committed;
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::Counters;
@@ -62,12 +64,16 @@ pub struct Shared {
     pub kea_version: String,
     /// When the library was loaded, seconds since the epoch.
     pub started_at: i64,
+    /// Changes that are to be read.
+    pub committed: Committed,
     /// The changes.
     pub handover: Handover,
     /// What the lease database is to be asked for.
     pub readings: Readings,
     /// Wishes for comparisons, and how the worker is.
     pub control: Control,
+    /// Whether the next turn of Kea's main loop is to do everything that needs no haste.
+    pub ticked: AtomicBool,
     /// What is counted.
     pub counters: Counters,
     /// How long changes waited until etcd had them.
@@ -75,6 +81,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// How many addresses wait, wherever they are.
+    pub fn waiting(&self) -> usize {
+        self.committed.len() + self.handover.waiting()
+    }
+
     /// What Prometheus is told.
     fn metrics(&self) -> prometheus::Result<String> {
         metrics::text(&Told {
@@ -84,7 +95,7 @@ impl Shared {
             started_at: self.started_at,
             counters: &self.counters,
             control: &self.control,
-            waiting: self.handover.waiting(),
+            waiting: self.waiting(),
             lag: &self.lag,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use dhcp_etcd::committed::Shown;
 use dhcp_etcd::index::Index;
 use dhcp_etcd::lease::{Identifier, Lease, LeaseType, Protocol};
 use dhcp_etcd::lifetime::Lifetime;
@@ -58,11 +59,18 @@ pub fn writer() -> Writer {
     }
 }
 
+/// What a callout shows besides; nobody looks at it.
+pub fn shown() -> Shown {
+    Shown::new(|| None)
+}
+
 /// A server that has every lease, and makes it when it is read.
 #[derive(Default)]
 pub struct Leases {
     /// Whether its lease database tells every write, as from Kea 2.4 on.
     pub tells_writes: bool,
+    /// Whether it is in Kea's memory.
+    pub in_memory: bool,
 }
 
 impl Kea for Leases {
@@ -87,6 +95,10 @@ impl Kea for Leases {
 
     fn lease_database_open(&self) -> bool {
         true
+    }
+
+    fn lease_database_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     fn track_lease_database(&self) -> bool {

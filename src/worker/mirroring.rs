@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -219,7 +220,7 @@ impl<'a> Mirroring<'a> {
                 }
             }
             // What needed no request made room: there may be more, or the comparison may be done.
-            if is_settled || self.has_room() && !shared.handover.arm() {
+            if is_settled || self.has_room() && !self.arm() {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -262,7 +263,7 @@ impl<'a> Mirroring<'a> {
 
     /// How many addresses wait, wherever they are.
     pub(super) fn waiting(&self) -> usize {
-        self.shared.handover.waiting()
+        self.shared.waiting()
     }
 
     /// How many more addresses may wait for what a comparison finds: a quarter of the queue is kept for what changes.
@@ -277,6 +278,16 @@ impl<'a> Mirroring<'a> {
         let window = if self.pending.due() < MAX_OPERATIONS { 1 } else { WINDOW };
         let is_ready = self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none();
         is_ready && batches < window && self.gathering.until().is_none()
+    }
+
+    /// The thread is about to sleep with room for another transaction: whatever is put in wakes it. What Kea has committed is
+    /// read before, at a turn of the main loop. False when something waits already.
+    fn arm(&self) -> bool {
+        let is_armed = self.shared.handover.arm();
+        if is_armed && self.shared.committed.want_turn() {
+            (self.wake)();
+        }
+        is_armed
     }
 
     /// Takes over what changed, unless nothing could be sent anyway: then it gathers where it is, and no packet thread has to
@@ -410,6 +421,7 @@ impl<'a> Mirroring<'a> {
         self.tell();
         self.shared.counters.pending.set(self.waiting());
         // For the counters, and for what the lease database wrote and nobody told.
+        self.shared.ticked.store(true, Ordering::Relaxed);
         (self.wake)();
     }
 }

@@ -27,7 +27,7 @@ impl Mirroring<'_> {
             tls: credentials.tls.is_some(),
             user: credentials.user.as_ref().map(|user| user.name.clone()),
             last_error: self.last_error.clone(),
-            queued: self.shared.handover.queued(),
+            queued: self.shared.committed.len() + self.shared.handover.queued(),
             unwritten: self.waiting(),
             lag: self.lag(),
             running: self.resync.as_ref().map(|resync| (resync.purpose, resync.reason, resync.since)),
