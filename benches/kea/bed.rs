@@ -210,7 +210,7 @@ impl Bed {
 }
 
 /// Seconds of CPU of a process or a thread, by its directory in `/proc`.
-fn cpu_in(directory: &str) -> f64 {
+pub fn cpu_in(directory: &str) -> f64 {
     let stat = fs::read_to_string(format!("{directory}/stat")).unwrap();
     // The name is in parentheses; utime and stime are the fields 14 and 15 (proc(5)), in hundredths on Linux.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();

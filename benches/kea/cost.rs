@@ -4,7 +4,6 @@ use crate::Part;
 use crate::bed::mode;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::others::Others;
 use crate::perfdhcp::{self, Load};
 use crate::with::With;
 
@@ -76,16 +75,16 @@ impl Mode {
         let load = |rate, seconds| {
             let writer = with.write(&bed, rate, seconds);
             let load = perfdhcp::load(&bed, rate, seconds);
-            writer.map(Others::told);
-            load
+            (load, writer.map_or(0.0, |writer| writer.written().cpu))
         };
         load(RATE, 1);
         let before = [bed.cpu(), busy()];
-        let at_rate = load(RATE, 6);
-        let after = [bed.cpu(), busy()];
+        let (at_rate, writing) = load(RATE, 6);
+        // A mirror writes in the server.
+        let after = [bed.cpu() + writing, busy()];
         let [cpu, all] = [0, 1].map(|n| (after[n] - before[n]) / at_rate.completed * 1e6);
         let guess = &mut self.guesses[with as usize];
-        let top = perfdhcp::highest(*guess, |rate, seconds| Some(load(rate, seconds)));
+        let top = perfdhcp::highest(*guess, |rate, seconds| Some(load(rate, seconds).0));
         *guess = BELOW * top;
         println!(
             "  {}, {with}: {cpu:.0} µs of {all:.0}, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",

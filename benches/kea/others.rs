@@ -8,7 +8,7 @@ use etcd_client::{Client, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
-use crate::bed::{Bed, Way, hwaddr};
+use crate::bed::{Bed, Way, cpu_in, hwaddr};
 use crate::beside::Beside;
 use crate::etcd::LEASES;
 use crate::figures::{Budget, Figure};
@@ -74,7 +74,7 @@ impl OnOnePrefix {
         let measure = |batch: u32, watches: u32| {
             let bed = Bed::new(Family::V4, true, false);
             let before = Metrics::of(&bed);
-            let told = write(&bed, Writing { rate: RATE, seconds: SECONDS, batch, watches }).told();
+            let told = write(&bed, Writing { rate: RATE, seconds: SECONDS, batch, watches }).written().told;
             let after = Metrics::of(&bed);
             assert_eq!(told, u64::from(watches * RATE * SECONDS), "every watch is told everything");
             let grown = |name: &str| (after.get(name) - before.get(name)) / f64::from(RATE * SECONDS);
@@ -103,7 +103,7 @@ impl OnOnePrefix {
         let bed = Bed::by(Family::V4, true, Way::Library);
         let cpu = |bed: &Bed| [bed.cpu_of_worker(), bed.cpu(), Metrics::of(bed).get("process_cpu_seconds_total")];
         let before = cpu(&bed);
-        write(&bed, Writing { rate: RATE, seconds: SECONDS, batch: BATCHES[0], watches: 0 }).told();
+        write(&bed, Writing { rate: RATE, seconds: SECONDS, batch: BATCHES[0], watches: 0 }).written();
         std::thread::sleep(Duration::from_secs(2));
         let after = cpu(&bed);
         let [worker, server, etcd] = [0, 1, 2].map(|n| (after[n] - before[n]) / f64::from(RATE * SECONDS) * 1e6);
@@ -155,12 +155,22 @@ pub fn write(bed: &Bed, writing: Writing) -> Others {
     Others(spawn(&bed.hosts.server, &["others", &bed.etcd.url(), rate, seconds, batch, watches]))
 }
 
+/// What such a program tells at its end.
+pub struct Written {
+    /// How often a watch was told of a record.
+    pub told: u64,
+    /// Seconds of CPU that it took.
+    pub cpu: f64,
+}
+
 impl Others {
-    /// Waits for its end. How often a watch was told of a record.
-    pub fn told(self) -> u64 {
+    /// Waits for its end.
+    pub fn written(self) -> Written {
         let output = self.0.wait();
         assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (told, cpu) = text.trim().split_once(' ').expect("two numbers");
+        Written { told: told.parse().unwrap(), cpu: cpu.parse().unwrap() }
     }
 }
 
@@ -196,7 +206,7 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches }: Writing) {
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
     });
-    println!("{}", told.load(Ordering::Relaxed));
+    println!("{} {}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
 }
 
 /// A record of another server, with its key; each address is another one.
