@@ -107,7 +107,6 @@ impl Mirroring<'_> {
     }
 
     fn landed(&mut self, batch: Batch, revision: i64) {
-        self.answered = self.answered.max(revision);
         let counters = &self.shared.counters;
         let (mut written, mut changed) = (None, false);
         for operation in batch.operations() {

@@ -33,7 +33,7 @@ use crate::suspects::Suspects;
 use crate::writer::Writer;
 
 /// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
-const WINDOW: usize = 4;
+pub(super) const WINDOW: usize = 8;
 
 /// More changes than these are taken over with each tick also while nothing can be sent: a packet thread waits for a map that
 /// grows.
@@ -58,6 +58,13 @@ pub(super) enum Flight {
     Keys(u64),
     /// Index keys that belong to no record are removed.
     Tidy,
+}
+
+impl Flight {
+    /// Whether it may change records.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Batch(batch, _) if !batch.only_looks())
+    }
 }
 
 /// How far the end is, once the library is unloaded.
@@ -105,8 +112,6 @@ pub(super) struct Mirroring<'a> {
     pub(super) watched_to: i64,
     /// Revisions of our own transactions that the watch has yet to tell.
     pub(super) own: BTreeSet<i64>,
-    /// The newest revision that a batch of ours was answered with.
-    pub(super) answered: i64,
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     pub(super) noticed: HashSet<IpAddr>,
     /// What is suspected without a comparison.
@@ -175,7 +180,6 @@ impl<'a> Mirroring<'a> {
             watch: None,
             watched_to: 0,
             own: BTreeSet::new(),
-            answered: 0,
             noticed: HashSet::new(),
             suspects: Suspects::default(),
             look_limit: MAX_OPERATIONS,

@@ -44,7 +44,6 @@ impl Mirroring<'_> {
             self.pending.forget();
             self.granted.clear();
             self.own.clear();
-            self.answered = 0;
             self.shared.control.want(Purpose::Resync, "etcd's history");
         }
         if !goes_on || self.watched_to == 0 {

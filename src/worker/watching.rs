@@ -1,20 +1,26 @@
 //! The watch on the records: what others change in etcd makes their addresses suspects.
 
+use std::collections::VecDeque;
+
 use etcd_client::{Event, KeyValue, WatchResponse};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::mirroring::{Flight, Mirroring};
+use super::mirroring::{Mirroring, WINDOW};
 use crate::control::Purpose;
 use crate::etcd::{self, Watched};
 use crate::messages;
 
+/// Messages of the watch that wait at most: twice as many as transactions are under way, each of which is told in one.
+const UNHEARD: usize = 2 * WINDOW;
+
 /// A watch under way; it ends when this is dropped.
 pub(super) struct Watch {
     news: mpsc::Receiver<Watched>,
-    /// What it told last, while that may be a transaction of our own whose answer is on its way.
-    unheard: Option<WatchResponse>,
+    /// What it told, in order, while that may be of transactions of our own whose answers are on their way: of requests with a
+    /// number below that beside it.
+    unheard: VecDeque<(WatchResponse, u64)>,
     task: AbortHandle,
 }
 
@@ -32,14 +38,14 @@ impl Mirroring<'_> {
         // Only a record that was ours tells which index keys there are.
         let (base, tell_before) = (writer.keys.base().to_owned(), !writer.index.is_off());
         let task = tokio::spawn(etcd::watch(member, base, self.watched_to, tell_before, tell)).abort_handle();
-        self.watch = Some(Watch { news, unheard: None, task });
+        self.watch = Some(Watch { news, unheard: VecDeque::new(), task });
     }
 
     pub(super) fn hear(&mut self, news: Watched) {
         match news {
             Watched::Changes(news) => {
                 if let Some(watch) = &mut self.watch {
-                    watch.unheard = Some(news);
+                    watch.unheard.push_back((news, self.next_number));
                 }
             }
             Watched::Lost(reason) => {
@@ -62,19 +68,20 @@ impl Mirroring<'_> {
     }
 
     /// Hears what the watch told, unless some of it may be our own transaction: the watch tells of that before its answer comes
-    /// as often as after it, and what we wrote is not to be read again to find out. It waits until that transaction, or a later
-    /// one, is answered, or none is under way.
+    /// as often as after it, and what we wrote is not to be read again to find out. It waits for the answers of all that were
+    /// under way when it came; they need not come in the order of their revisions.
     pub(super) fn hear_changes(&mut self) {
-        let is_writing =
-            self.flights.values().any(|flight| matches!(flight, Flight::Batch(batch, _) if !batch.only_looks()));
-        let is_known = |news: &mut WatchResponse| !is_writing || revision(news) <= self.answered;
-        let Some(news) = self.watch.as_mut().and_then(|watch| watch.unheard.take_if(is_known)) else { return };
-        for event in news.events() {
-            self.notice(event);
+        let writes = self.flights.iter().filter(|(_, flight)| flight.writes());
+        let oldest = writes.map(|(number, _)| *number).min().unwrap_or(u64::MAX);
+        let is_known = |(_, before): &mut (WatchResponse, u64)| *before <= oldest;
+        while let Some((news, _)) = self.watch.as_mut().and_then(|watch| watch.unheard.pop_front_if(is_known)) {
+            for event in news.events() {
+                self.notice(event);
+            }
+            self.watched_to = self.watched_to.max(revision(&news));
+            // The last revision is told again when the watch begins anew.
+            self.own = self.own.split_off(&self.watched_to);
         }
-        self.watched_to = self.watched_to.max(revision(&news));
-        // The last revision is told again when the watch begins anew.
-        self.own = self.own.split_off(&self.watched_to);
     }
 
     /// A key below the records changed.
@@ -100,9 +107,9 @@ impl Mirroring<'_> {
     }
 }
 
-/// What the watch tells next, while there is one and what it told before was heard.
+/// What the watch tells next, while there is one and not too much of what it told is unheard.
 pub(super) async fn next_news(watch: &mut Option<Watch>) -> Option<Watched> {
-    watch.as_mut().filter(|watch| watch.unheard.is_none())?.news.recv().await
+    watch.as_mut().filter(|watch| watch.unheard.len() < UNHEARD)?.news.recv().await
 }
 
 /// The newest revision that is told; 0 when nothing is. The header has the store's, also while the watch catches up and has told
