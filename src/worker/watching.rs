@@ -24,6 +24,14 @@ pub(super) struct Watch {
     task: AbortHandle,
 }
 
+impl Watch {
+    /// What it told next, unless that may be of the request of number `oldest` or a later one.
+    fn known(&mut self, oldest: u64) -> Option<WatchResponse> {
+        let is_known = self.unheard.front().is_some_and(|(_, before)| *before <= oldest);
+        if is_known { self.unheard.pop_front().map(|(news, _)| news) } else { None }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
@@ -73,8 +81,7 @@ impl Mirroring<'_> {
     pub(super) fn hear_changes(&mut self) {
         let writes = self.flights.iter().filter(|(_, flight)| flight.writes());
         let oldest = writes.map(|(number, _)| *number).min().unwrap_or(u64::MAX);
-        let is_known = |(_, before): &mut (WatchResponse, u64)| *before <= oldest;
-        while let Some((news, _)) = self.watch.as_mut().and_then(|watch| watch.unheard.pop_front_if(is_known)) {
+        while let Some(news) = self.watch.as_mut().and_then(|watch| watch.known(oldest)) {
             for event in news.events() {
                 self.notice(event);
             }
