@@ -44,7 +44,7 @@ struct LeaseReader;
 struct PageReader;
 struct Exchange;
 
-// A lease that a callout was shown, kept beyond the callout. Kea writes to it no more once it has committed it.
+// A share of a lease that a callout was shown, kept beyond the callout; looked at when no packet is handled any more.
 struct ShownLease {
     isc::dhcp::LeasePtr lease;
 };

@@ -6,7 +6,8 @@
 //! | Rust calls the shim | whatever C++ throws becomes an `Err` |
 //! | the shim calls Rust back | a panic becomes a log line |
 //!
-//! Nothing unwinds across. What the shim shows is borrowed for the call and copied here.
+//! Nothing unwinds across. What the shim shows is borrowed for the call and copied here; only of a lease that was committed
+//! a share is kept.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -183,8 +184,8 @@ impl Exchange<'_> {
     }
 }
 
-// SAFETY: the pointer in it counts its owners atomically, and whoever owns the lease only reads it (Kea writes a lease before
-// it shows it).
+// SAFETY: the pointer in it counts its owners atomically, and the lease is looked at by `Mirror::stop` alone, when no packet
+// thread runs any more.
 unsafe impl Send for ShownLease {}
 
 /// A lease that a callout showed, to be looked at later.
@@ -407,10 +408,16 @@ fn lease_written(row: &LeaseRow, deleted: bool) {
 
 /// Kea's main loop was woken.
 fn main_loop_turn() {
-    with_mirror("the main loop's turn", |mirror| {
+    let turned = with_mirror("the main loop's turn", |mirror| {
         mirror.turn();
         Ok(())
     });
+    if !turned {
+        with_mirror("after a failed turn", |mirror| {
+            mirror.turn_failed();
+            Ok(())
+        });
+    }
 }
 
 /// One of the library's own commands, as JSON text; the answer.
@@ -422,16 +429,16 @@ fn own_command(command: &str) -> String {
     answered.flatten().unwrap_or_else(|| r#"{"result":1,"text":"the library is not loaded"}"#.into())
 }
 
-/// Runs `work` on what is loaded. Always 0: a callout that fails is our affair, Kea goes on.
-fn with_mirror(what: &str, work: impl FnOnce(&Mirror<KeaServer>) -> Result<(), cxx::Exception>) -> c_int {
-    never_unwind(what, || {
+/// Runs `work` on what is loaded; whether it did not panic.
+fn with_mirror(what: &str, work: impl FnOnce(&Mirror<KeaServer>) -> Result<(), cxx::Exception>) -> bool {
+    let done = never_unwind(what, || {
         let loaded = loaded().read().unwrap_or_else(PoisonError::into_inner);
         let Some(mirror) = &loaded.mirror else { return };
         if let Err(exception) = work(mirror) {
             error!(target: messages::BUG, "{what}: {}", exception.what());
         }
     });
-    0
+    done.is_some()
 }
 
 /// `KEA_HOOKS_VERSION` of the headers that the library was built against; Kea loads no other.
@@ -600,7 +607,8 @@ macro_rules! callouts {
                 with_mirror(stringify!($name), |mirror| {
                     // SAFETY: see above; Kea's reference is a pointer in the ABI.
                     work(mirror, unsafe { Pin::new_unchecked(&mut *handle) })
-                })
+                });
+                0 // a callout that fails is our affair, Kea goes on
             }
         )+
     };

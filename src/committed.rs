@@ -2,10 +2,10 @@
 //!
 //! A callout after the write only leaves a line here, on the packet thread, before the client gets its answer. The turn
 //! reads the leases one after another, which takes a third of what reading each in its own callout takes: what is needed
-//! for it is in the processor's caches from the second on. It takes the database's lock from no packet thread that writes,
-//! and all leases are read in one order, by one thread.
+//! for it is in the processor's caches from the second on. Packet threads do not wait for each other at the database's lock to
+//! read.
 //!
-//! The turn comes when the worker is ready for more, and at the latest with its tick, or when [`TURN`] lines wait.
+//! The turn comes when the worker is ready for more, and at the latest with its tick, or when [`BATCH`] lines wait.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use crate::lease::{Lease, LeaseType, Operation, Owner};
 
-/// So many lines ask for a turn, whatever the worker does: the turn keeps Kea's main loop for a third of a millisecond then.
-pub const TURN: usize = 256;
+/// So many lines ask for a turn, whatever the worker does: that keeps Kea's main loop for a third of a millisecond.
+pub const BATCH: usize = 256;
 
-/// A change that a callout or a command told.
+/// A change that was told.
 #[derive(Debug)]
 pub struct Commit {
     /// The address, or the base address of a delegated prefix.
@@ -44,8 +44,9 @@ impl Commit {
     }
 }
 
-/// A lease as a callout showed it. Not what is mirrored: that is what the lease database holds. But when Kea ends, it closes
-/// the database before it unloads the library, and what was not read by then is taken as it was shown.
+/// A lease as a callout showed it. Not what is mirrored: that is what the lease database holds. But when Kea ends (and from
+/// 3.0.4 on also when it is configured anew) it closes the database before it unloads the library, and what was not read by
+/// then is taken as it was shown. Nobody looks at it before, so it does not matter who else may still write to it.
 pub struct Shown(Box<dyn FnOnce() -> Option<Lease> + Send>);
 
 impl Shown {
@@ -81,7 +82,7 @@ pub struct Committed {
 
 impl Default for Committed {
     fn default() -> Self {
-        Self { state: Mutex::new(State { commits: Vec::with_capacity(TURN), turn_wanted: false }) }
+        Self { state: Mutex::new(State { commits: Vec::with_capacity(BATCH), turn_wanted: false }) }
     }
 }
 
@@ -113,7 +114,7 @@ impl Committed {
             return Vec::new();
         }
         // So much that it need not grow on a packet thread.
-        std::mem::replace(&mut state.commits, Vec::with_capacity(TURN))
+        std::mem::replace(&mut state.commits, Vec::with_capacity(BATCH))
     }
 
     /// Puts back what was taken and not read. It stays before what was told meanwhile.

@@ -33,7 +33,7 @@ const STRIPES: usize = 64;
 #[derive(Debug)]
 pub struct Handover {
     changes: Mutex<Changes>,
-    /// Whether the worker sleeps until something is put in; set under the lock.
+    /// Whether the worker sleeps until something is put in; raised under the lock.
     armed: AtomicBool,
     /// What was put in, counted; written under the lock.
     puts: [AtomicU64; STRIPES],
@@ -129,7 +129,8 @@ impl Handover {
         }
     }
 
-    /// Whether the worker sleeps until something is put in.
+    /// Whether the worker sleeps until something is put in. It looks for what is yet to be read ([`crate::committed`]) after it is
+    /// armed, and whoever leaves something there asks here after that: by the order of that lock one of them sees the other.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::Relaxed)

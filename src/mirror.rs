@@ -33,7 +33,7 @@ use crate::committed::{self, Commit, Committed, Shown};
 use crate::config::Config;
 use crate::control::{Control, Purpose};
 use crate::counters::{self, Counters};
-use crate::handover::{Changes, Handover, Refused};
+use crate::handover::{ByAddress, Changes, Handover, Refused};
 use crate::hints;
 use crate::lease::{Change, Family, Lease, LeaseType, Operation, Owner, Row, now};
 use crate::lease_commands::{Commanded, commanded, named_addresses};
@@ -196,41 +196,45 @@ impl<K: Kea> Mirror<K> {
         if operation == Operation::Offer {
             self.shared.counters.assigned.add(1);
         }
-        self.committed(Commit { relay, shown: Some(shown), ..Commit::of(address, lease_type, operation) });
+        self.read_in_turn(Commit { relay, shown: Some(shown), ..Commit::of(address, lease_type, operation) });
     }
 
     /// The server found an address in use that it had offered, and has declined it.
     pub fn declined(&self, address: IpAddr) {
-        self.committed(Commit::of(address, LeaseType::Na, Operation::Decline));
+        self.read_at_once(Commit::of(address, LeaseType::Na, Operation::Decline));
     }
 
     /// An exchange with a client removed a lease, or so the callout says.
     pub fn removed(&self, lease: &Lease, lease_type: LeaseType) {
         let owner = Some(Box::new(lease.owner()));
-        self.committed(Commit { owner, ..Commit::of(lease.address, lease_type, Operation::Update) });
+        self.read_in_turn(Commit { owner, ..Commit::of(lease.address, lease_type, Operation::Update) });
     }
 
-    /// Has a change read: at the next turn of the main loop, or at once where too many wait for it.
-    fn committed(&self, commit: Commit) {
+    /// Has a change read at the next turn of the main loop, or at once where too many wait for that.
+    fn read_in_turn(&self, commit: Commit) {
         let Shared { committed, handover, config, .. } = &*self.shared;
-        let put =
-            if self.in_turns.load(Ordering::Relaxed) { committed.put(commit, config.queue_size) } else { Err(commit) };
-        match put {
+        if !self.in_turns.load(Ordering::Relaxed) {
+            return self.read_at_once(commit);
+        }
+        match committed.put(commit, config.queue_size) {
             Ok(waiting) => {
-                // Where there is no worker yet, the turn starts one.
-                let is_due = handover.is_armed() || waiting >= committed::TURN || !self.working.load(Ordering::Relaxed);
+                let are_many = waiting >= committed::BATCH.min(config.queue_size);
+                // After the put (see `Handover::is_armed`). Where there is no worker yet, the turn starts one.
+                let is_due = handover.is_armed() || are_many || !self.working.load(Ordering::Relaxed);
                 if is_due && committed.want_turn() {
                     self.kea.wake_main_loop();
                 }
             }
-            Err(commit) => {
-                self.read_again(commit);
-                handover.wake();
-                if !self.working.load(Ordering::Relaxed) {
-                    // Nobody would take it: the turn starts a worker, or tries to again.
-                    self.kea.wake_main_loop();
-                }
-            }
+            Err(commit) => self.read_at_once(commit),
+        }
+    }
+
+    fn read_at_once(&self, commit: Commit) {
+        self.read_again(commit);
+        self.shared.handover.wake();
+        if !self.working.load(Ordering::Relaxed) {
+            // Nobody would take it: the turn starts a worker, or tries to again.
+            self.kea.wake_main_loop();
         }
     }
 
@@ -257,9 +261,14 @@ impl<K: Kea> Mirror<K> {
         for (address, lease_type) in addresses {
             // Either server takes the other's commands too, and holds none of its leases.
             if self.shared.family.has(address) {
-                self.committed(Commit::of(address, lease_type, operation));
+                self.read_at_once(Commit::of(address, lease_type, operation));
             }
         }
+    }
+
+    /// A turn did not come to its end: what it had taken may be lost.
+    pub fn turn_failed(&self) {
+        self.shared.control.want(Purpose::Resync, "an error in the library");
     }
 
     /// Carries out one of the library's own commands, given as JSON text; the answer.
@@ -311,8 +320,7 @@ impl<K: Kea> Mirror<K> {
                 self.read_marked(address, mark);
             }
         } else {
-            // Kea ends.
-            committed.for_each(|commit| self.take_as_shown(commit));
+            self.take_as_shown(committed);
         }
         self.shared.handover.wake();
         let unwritten = match lock(&self.worker).take() {
@@ -339,6 +347,8 @@ impl<K: Kea> Mirror<K> {
                 Ok(worker) => {
                     *running = Some(worker);
                     self.working.store(true, Ordering::Relaxed);
+                    // No callout says that the server is configured after a `libreload`.
+                    self.in_turns.store(self.kea.lease_database_in_memory(), Ordering::Relaxed);
                 }
                 Err(error) => {
                     error!(target: messages::BUG, "no thread for the worker: {error}; tried again with the next change");
@@ -347,8 +357,8 @@ impl<K: Kea> Mirror<K> {
         });
     }
 
-    /// Reads what was committed, what is marked and what the worker wants read, until it is late: a page, and then an address
-    /// at least.
+    /// Reads what was committed, and, when nothing of that is left, what is marked and what the worker wants read, until it is
+    /// late: then a page, and an address at least.
     fn read(&self, until: Instant) {
         let Shared { committed, readings, handover, .. } = &*self.shared;
         if !self.kea.lease_database_open() {
@@ -443,17 +453,27 @@ impl<K: Kea> Mirror<K> {
         self.count(&queued);
     }
 
-    /// Queues a change as the callout told it, when it cannot be read any more.
-    fn take_as_shown(&self, commit: Commit) {
-        let Commit { address, operation, relay, owner, at, shown, .. } = commit;
-        let row = match (shown.and_then(Shown::lease), owner) {
-            (Some(lease), _) if lease.is_held() => Row::Held { lease, relay },
-            (None, None) => return, // nothing is known but that something changed; the next start compares
-            (_, owner) => Row::Gone { owner: owner.map(|owner| *owner) },
-        };
-        let change = Box::new(Change { timestamp: now(), queued: Some(at), operation, row });
-        let handover = &self.shared.handover;
-        self.count(&handover.put(address, change, handover.ticket(address)));
+    /// Queues changes as the callouts told them, when they cannot be read any more. The next start compares.
+    fn take_as_shown(&self, commits: impl Iterator<Item = Commit>) {
+        let mut holders = ByAddress::<Owner>::default();
+        for Commit { address, operation, relay, owner, at, shown, .. } in commits {
+            let row = match (shown.and_then(Shown::lease), owner) {
+                (Some(lease), _) if lease.is_held() => {
+                    holders.insert(address, lease.owner());
+                    Row::Held { lease, relay }
+                }
+                (Some(_), _) => Row::Gone { owner: None },
+                // Callouts of two clients can run in the opposite order of their writes: nobody releases what another one holds.
+                (None, Some(owner)) if holders.get(&address).is_some_and(|holder| !holder.is_holder(&owner)) => {
+                    continue;
+                }
+                (None, Some(owner)) => Row::Gone { owner: Some(*owner) },
+                (None, None) => continue,
+            };
+            let change = Box::new(Change { timestamp: now(), queued: Some(at), operation, row });
+            let handover = &self.shared.handover;
+            self.count(&handover.put(address, change, handover.ticket(address)));
+        }
     }
 
     fn count(&self, queued: &Result<(), Refused>) {
@@ -472,6 +492,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Identifier;
 
     /// A server with one lease, of 192.0.2.1.
     #[derive(Default)]
@@ -627,7 +648,7 @@ mod tests {
         let ticket = crate::readings::Ticket { number: 1, after: crate::record::v4(0) };
         mirror.shared.readings.want_page(ticket);
         for n in 1..=2 {
-            mirror.declined(crate::record::v4(n));
+            mirror.assigned(crate::record::v4(n), LeaseType::Na, None, shown());
         }
         // Late, so it reads one address only.
         for (waiting, is_read) in [(1, false), (0, true)] {
@@ -643,7 +664,7 @@ mod tests {
     fn what_a_turn_has_no_room_for_is_read_at_once() {
         let mirror = in_turns(r#"{"queue-size":16}"#);
         for n in 1..=17 {
-            mirror.declined(crate::record::v4(n));
+            mirror.assigned(crate::record::v4(n), LeaseType::Na, None, shown());
         }
         assert_eq!(mirror.shared.committed.len(), 16);
         assert_eq!(mirror.kea.readings.load(Ordering::Relaxed), 1);
@@ -655,14 +676,16 @@ mod tests {
         let address = HELD.parse().unwrap();
         mirror.assigned(address, LeaseType::Na, None, shown());
         mirror.removed(&Lease::plain_v4(0xc000_0202), LeaseType::Na);
-        mirror.declined(crate::record::v4(0xc000_0203));
+        // Before somebody else got the address.
+        let before = Lease { hwaddr: Identifier::from_slice(&[1]), ..Lease::plain_v4(0xc000_0201) };
+        mirror.removed(&before, LeaseType::Na);
         mirror.kea.is_closed.store(true, Ordering::Relaxed);
         let changes = mirror.stop();
         let lease = Lease { subnet_id: 2, ..Lease::plain_v4(0xc000_0201) };
         assert_eq!(changes[&address].row, Row::Held { lease, relay: None });
         let gone = Some(Lease::plain_v4(0xc000_0202).owner());
         assert_eq!(changes[&crate::record::v4(0xc000_0202)].row, Row::Gone { owner: gone });
-        assert_eq!(changes.len(), 2, "of the third nothing was shown");
+        assert_eq!(changes.len(), 2);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// How many addresses wait, wherever they are.
+    /// How many changes wait, wherever they are.
     pub fn waiting(&self) -> usize {
         self.committed.len() + self.handover.waiting()
     }

@@ -45,6 +45,8 @@ impl Mirroring<'_> {
         if let Some(page) =
             self.resync.as_ref().and_then(Resync::page).and_then(|ticket| self.shared.readings.take_page(ticket))
         {
+            // What was committed before the page was read, and is known better, is here by now.
+            self.take_over();
             self.page_read(page);
         }
         // What was found is written before more is looked for, so that it fills neither the queue nor memory.

@@ -288,7 +288,7 @@ impl<'a> Mirroring<'a> {
     /// read before, at a turn of the main loop. False when something waits already.
     fn arm(&self) -> bool {
         let is_armed = self.shared.handover.arm();
-        if is_armed && self.shared.committed.want_turn() {
+        if is_armed && self.turn_at.is_none() && self.shared.committed.want_turn() {
             (self.wake)();
         }
         is_armed
