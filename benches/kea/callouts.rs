@@ -1,5 +1,5 @@
 //! How long the library keeps a packet thread: `stopwatch.c` stands between the server and the library. Without it, it is
-//! `reader.cc` that is measured, which does nothing but read the lease that was committed: what no mirror can do without.
+//! `reader.cc` that is measured, which does nothing but read the lease that was committed.
 
 use tempfile::TempDir;
 

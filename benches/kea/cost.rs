@@ -1,25 +1,20 @@
-//! What new leases cost a server: CPU of an exchange, delay of its answers, and the highest rate.
+//! What new leases cost a server: CPU of an exchange, and the delay of its answers.
 
 use crate::Part;
 use crate::bed::mode;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::perfdhcp::{self, Load};
+use crate::perfdhcp::Load;
 use crate::with::With;
 
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
 
-/// The server's families and threading modes, and from where the highest rate with the library is looked for.
-const MODES: [(Family, bool, u32); 4] =
-    [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
-
-/// Where the highest rate is looked for when one was found: so that the steps go up to it.
-const BELOW: f64 = 0.88;
+/// The server's families and threading modes.
+const MODES: [(Family, bool); 4] = [(Family::V4, true), (Family::V4, false), (Family::V6, true), (Family::V6, false)];
 
 /// What is measured with something, and without anything.
 struct Figures {
-    top: Figure,
     cpu: Figure,
     all: Figure,
     mean: Figure,
@@ -27,9 +22,8 @@ struct Figures {
 }
 
 impl Figures {
-    fn new(of: impl Fn(&str) -> String, [top, cpu, mean, high]: [Budget; 4]) -> Self {
+    fn new(of: impl Fn(&str) -> String, [cpu, mean, high]: [Budget; 3]) -> Self {
         Self {
-            top: Figure::ratio(of("highest rate under 1 % drops"), "1/s", top),
             cpu: Figure::ratio(of("the server's CPU of an exchange at 4,000/s"), "µs", cpu),
             all: Figure::ratio(of("CPU of everything on the machine for an exchange at 4,000/s"), "µs", Budget::Told),
             mean: Figure::ratio(of("mean ACK delay at 4,000/s"), "ms", mean),
@@ -37,8 +31,7 @@ impl Figures {
         }
     }
 
-    fn add(&mut self, with: bool, top: f64, [cpu, all]: [f64; 2], load: &Load) {
-        self.top.add(with, top);
+    fn add(&mut self, with: bool, [cpu, all]: [f64; 2], load: &Load) {
         self.cpu.add(with, cpu);
         self.all.add(with, all);
         self.mean.add(with, load.mean());
@@ -50,51 +43,35 @@ impl Figures {
 struct Mode {
     family: Family,
     threads: bool,
-    /// From where the highest rate is looked for: of the library, of nothing, of what no mirror can do without.
-    guesses: [f64; 3],
     library: Figures,
     least: Figures,
 }
 
 impl Mode {
-    fn new((family, threads, guess): (Family, bool, u32)) -> Self {
+    fn new((family, threads): (Family, bool)) -> Self {
         let of = |what: &str| format!("{}: {what}", mode(family, threads));
-        let budgets = [Budget::AtLeast(0.90), Budget::AtMost(1.10), Budget::AtMost(1.15), Budget::AtMost(1.25)];
+        let budgets = [Budget::AtMost(1.10), Budget::AtMost(1.15), Budget::AtMost(1.25)];
         let floor = |what: &str| format!("{}{}: {what}", mode(family, threads), With::LEAST);
-        Self {
-            family,
-            threads,
-            guesses: [1.0, 1.4, 1.15].map(|more| more * f64::from(guess)),
-            library: Figures::new(of, budgets),
-            least: Figures::new(floor, [Budget::Told; 4]),
-        }
+        Self { family, threads, library: Figures::new(of, budgets), least: Figures::new(floor, [Budget::Told; 3]) }
     }
 
     fn measure(&mut self, with: With) {
         let bed = with.bed(self.family, self.threads);
-        let load = |rate, seconds| {
-            let writer = with.write(&bed, rate, seconds);
-            let load = perfdhcp::load(&bed, rate, seconds);
-            (load, writer.map_or(0.0, |writer| writer.written().cpu))
-        };
-        load(RATE, 1);
+        with.load(&bed, RATE, 1);
         let before = [bed.cpu(), busy()];
-        let (at_rate, writing) = load(RATE, 6);
+        let (at_rate, writing) = with.load(&bed, RATE, 6);
         // A mirror writes in the server.
         let after = [bed.cpu() + writing, busy()];
         let [cpu, all] = [0, 1].map(|n| (after[n] - before[n]) / at_rate.completed * 1e6);
-        let guess = &mut self.guesses[with as usize];
-        let top = perfdhcp::highest(*guess, |rate, seconds| Some(load(rate, seconds).0));
-        *guess = BELOW * top;
         println!(
-            "  {}, {with}: {cpu:.0} µs of {all:.0}, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s; top {top:.0}/s",
+            "  {}, {with}: {cpu:.0} µs of {all:.0}, mean {:.3} ms, p99 {:.3} ms, {:.2} % dropped at {RATE}/s",
             mode(self.family, self.threads),
             at_rate.mean(),
             at_rate.quantile(0.99),
             at_rate.dropped() * 100.0
         );
         with.add(&mut self.library, &mut self.least, |figures, is_with| {
-            figures.add(is_with, top, [cpu, all], &at_rate);
+            figures.add(is_with, [cpu, all], &at_rate);
         });
     }
 }
@@ -121,7 +98,6 @@ impl Part for Cost {
         let both = self.0.iter().map(|mode| (&mode.library, &mode.least));
         both.flat_map(|(library, least)| {
             [
-                [&library.top, &least.top],
                 [&library.cpu, &least.cpu],
                 [&library.all, &least.all],
                 [&library.mean, &least.mean],

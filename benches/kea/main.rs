@@ -37,6 +37,7 @@ mod compiled;
 mod cost;
 mod dashboard;
 mod figures;
+mod highest;
 mod history;
 mod lag;
 mod large;
@@ -78,6 +79,7 @@ fn turns(round: usize) -> [bool; 2] {
 /// Every part by its name, in the order of the table.
 fn parts() -> Vec<(&'static str, Box<dyn Part>)> {
     vec![
+        ("highest", Box::new(highest::Highest::new())),
         ("cost", Box::new(cost::Cost::new())),
         ("callouts", Box::new(callouts::Callouts::new())),
         ("mix", Box::new(mix::Mix::new())),

@@ -1,4 +1,4 @@
-//! What a server is measured with: the library, nothing, or what no mirror can do without.
+//! What a server is measured with: the library, nothing, or the simplest mirror that could be.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -8,6 +8,7 @@ use crate::bed::{Bed, Way};
 use crate::compiled;
 use crate::kea::Family;
 use crate::others::{self, Others, Writing};
+use crate::perfdhcp::{self, Load};
 
 /// Records of a transaction of the other program: what the library has in one at 4,000 leases a second.
 const BATCH: u32 = 80;
@@ -17,8 +18,8 @@ const BATCH: u32 = 80;
 pub enum With {
     Library,
     Nothing,
-    /// A library that only reads each lease that was committed, while another program writes as many records to etcd, on the
-    /// same cores.
+    /// A library that only reads each lease that was committed, in the callout, while another program writes as many records to
+    /// etcd, on the same cores, as simply as can be: without conditions, without looking at what others write.
     Least,
 }
 
@@ -52,6 +53,14 @@ impl With {
     /// Has the other program, if there is one, write so many records a second for some seconds.
     pub fn write(self, bed: &Bed, rate: u32, seconds: u32) -> Option<Others> {
         (self == Self::Least).then(|| others::write(bed, Writing { rate, seconds, batch: BATCH, watches: 0 }))
+    }
+
+    /// A load of so many exchanges a second for some seconds, and the seconds of CPU that the other program took for as many
+    /// records, if there is one.
+    pub fn load(self, bed: &Bed, rate: u32, seconds: u32) -> (Load, f64) {
+        let writer = self.write(bed, rate, seconds);
+        let load = perfdhcp::load(bed, rate, seconds);
+        (load, writer.map_or(0.0, |writer| writer.written().cpu))
     }
 
     /// Has what was measured added, with or without: what was measured with nothing, to the figures of both.

@@ -1,0 +1,73 @@
+//! The highest rate of new leases that a server answers.
+
+use crate::Part;
+use crate::bed::mode;
+use crate::figures::{Budget, Figure};
+use crate::kea::Family;
+use crate::perfdhcp;
+use crate::with::With;
+
+/// The server's families and threading modes, and from where the highest rate with the library is looked for.
+const MODES: [(Family, bool, u32); 4] =
+    [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
+
+/// Where the highest rate is looked for when one was found: so that the steps go up to it.
+const BELOW: f64 = 0.88;
+
+/// One family and threading mode.
+struct Mode {
+    family: Family,
+    threads: bool,
+    /// From where it is looked for: with the library, with nothing, with the simplest mirror.
+    guesses: [f64; 3],
+    library: Figure,
+    least: Figure,
+}
+
+impl Mode {
+    fn new((family, threads, guess): (Family, bool, u32)) -> Self {
+        let of = |with: &str, budget| {
+            let what = format!("{}{with}: highest rate under 1 % drops", mode(family, threads));
+            Figure::ratio(what, "1/s", budget)
+        };
+        Self {
+            family,
+            threads,
+            guesses: [1.0, 1.4, 1.15].map(|more| more * f64::from(guess)),
+            library: of("", Budget::AtLeast(0.90)),
+            least: of(With::LEAST, Budget::Told),
+        }
+    }
+
+    fn measure(&mut self, with: With) {
+        let bed = with.bed(self.family, self.threads);
+        let guess = &mut self.guesses[with as usize];
+        let top = perfdhcp::highest(*guess, |rate, seconds| Some(with.load(&bed, rate, seconds).0));
+        *guess = BELOW * top;
+        println!("  {}, {with}: {top:.0}/s", mode(self.family, self.threads));
+        with.add(&mut self.library, &mut self.least, |figure, is_with| figure.add(is_with, top));
+    }
+}
+
+/// Every family and threading mode.
+pub struct Highest([Mode; 4]);
+
+impl Highest {
+    pub fn new() -> Self {
+        Self(MODES.map(Mode::new))
+    }
+}
+
+impl Part for Highest {
+    fn measure(&mut self, round: usize) {
+        for mode in &mut self.0 {
+            for with in With::turns(round) {
+                mode.measure(with);
+            }
+        }
+    }
+
+    fn figures(&self) -> Vec<&Figure> {
+        self.0.iter().flat_map(|mode| [&mode.library, &mode.least]).collect()
+    }
+}
