@@ -1,5 +1,5 @@
-// What a mirror of committed leases takes at least: a hook library that has Kea tell what was assigned and removed and for
-// which packet, and reads each lease once more from Kea's lease database, as the payload of a callout is not what that
+// The simplest mirror's half in Kea: a hook library that has Kea tell what was assigned and removed and for which packet, and
+// reads each lease once more from Kea's lease database, in the callout, as the payload of that is not what the database
 // holds. It does nothing with all that.
 
 #include <dhcp/pkt4.h>
