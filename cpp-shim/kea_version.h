@@ -43,17 +43,14 @@ inline std::uint32_t pool_id([[maybe_unused]] const isc::dhcp::Lease& lease) {
 inline std::atomic<bool> tracking{false};
 
 // Has the lease manager call `written` with each lease that it has added or updated, and with `true` beside it when it
-// has deleted it; whether it does. Kea 2.2 has no such thing. With SQL backends it is told of leases that were not
-// written, and makes two writes of one address fail (Kea 2.6, mysql_lease_mgr.cc), so memfile only.
+// has deleted it; whether it does. Kea 2.2 has no such thing. For memfile only: with SQL backends it is told of leases that
+// were not written, and makes two writes of one address fail (Kea 2.6, mysql_lease_mgr.cc).
 inline bool track_leases([[maybe_unused]] std::function<void(const isc::dhcp::LeasePtr&, bool)> written) {
 #if DHCP_ETCD_KEA >= 20400
     using isc::dhcp::Lease;
     using isc::dhcp::LeasePtr;
     using Manager = isc::dhcp::TrackingLeaseMgr;
     Manager& manager = isc::dhcp::LeaseMgrFactory::instance();
-    if (manager.getType() != "memfile") {
-        return false;
-    }
     tracking = true;
     for (const Lease::Type type : {Lease::TYPE_V4, Lease::TYPE_NA, Lease::TYPE_TA, Lease::TYPE_PD}) {
         for (const auto kind : {Manager::TRACK_ADD_LEASE, Manager::TRACK_UPDATE_LEASE, Manager::TRACK_DELETE_LEASE}) {

@@ -133,6 +133,22 @@ void show(const LeasePointer& lease, See&& see) {
     see(row);
 }
 
+// Shows a lease to a reader of one lease, or of a page.
+template <typename LeasePointer, typename Reader>
+void show_to(const LeasePointer& lease, Reader& reader) {
+    show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+}
+
+// Calls `work` with a lease as what it is.
+template <typename Work>
+void of_its_family(const Lease& lease, Work&& work) {
+    if (lease.getType() == Lease::TYPE_V4) {
+        work(static_cast<const Lease4&>(lease));
+    } else {
+        work(static_cast<const Lease6&>(lease));
+    }
+}
+
 // The address of the DHCPv6 lease that an argument is, if it is one.
 std::array<uint8_t, 16> address_in(CalloutHandle& handle, const char* argument) {
     Lease6Ptr lease;
@@ -230,7 +246,7 @@ void register_command(LibraryHandle& handle, rust::Str name) {
 void read_lease4(std::uint32_t address, LeaseReader& reader) {
     const Lease4Ptr lease = LeaseMgrFactory::instance().getLease4(IOAddress(address));
     if (lease) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 
@@ -244,29 +260,24 @@ void read_lease6(const std::array<std::uint8_t, 16>& address, std::uint8_t type,
         }
     }
     if (lease) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 
 void show_lease(const ShownLease& shown, LeaseReader& reader) {
-    const auto accept = [&](const dhcp_etcd_lease& row) { reader.accept(row); };
-    if (shown.lease->getType() == Lease::TYPE_V4) {
-        show(static_cast<const Lease4*>(shown.lease.get()), accept);
-    } else {
-        show(static_cast<const Lease6*>(shown.lease.get()), accept);
-    }
+    of_its_family(*shown.lease, [&](const auto& lease) { show_to(&lease, reader); });
 }
 
 void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader) {
     for (const auto& lease : LeaseMgrFactory::instance().getLeases4(IOAddress(after), LeasePageSize(limit))) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 
 void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader) {
     const IOAddress bound = address6(after);
     for (const auto& lease : LeaseMgrFactory::instance().getLeases6(bound, LeasePageSize(limit))) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 
@@ -315,11 +326,7 @@ void wake_main_loop() {
 bool track_lease_database() {
     return track_leases([](const LeasePtr& lease, bool deleted) {
         // Kea holds the lock of its lease database meanwhile.
-        if (lease->getType() == Lease::TYPE_V4) {
-            lease_written(row_of(static_cast<const Lease4&>(*lease)), deleted);
-        } else {
-            lease_written(row_of(static_cast<const Lease6&>(*lease)), deleted);
-        }
+        of_its_family(*lease, [&](const auto& its) { lease_written(row_of(its), deleted); });
     });
 }
 
@@ -353,7 +360,7 @@ void show_lease4(CalloutHandle& handle, LeaseReader& reader) {
     Lease4Ptr lease;
     handle.getArgument("lease4", lease);
     if (lease) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 
@@ -361,7 +368,7 @@ void show_lease6(CalloutHandle& handle, LeaseReader& reader) {
     Lease6Ptr lease;
     handle.getArgument("lease6", lease);
     if (lease) {
-        show(lease, [&](const dhcp_etcd_lease& row) { reader.accept(row); });
+        show_to(lease, reader);
     }
 }
 

@@ -74,7 +74,8 @@ void read_page4(std::uint32_t after, std::size_t limit, PageReader& reader);
 void read_page6(const std::array<std::uint8_t, 16>& after, std::size_t limit, PageReader& reader);
 
 // Has lease_written() of the Rust half called with every lease that is written from now on, until the end of the lease
-// database or leave_lease_database(), from whatever thread writes; whether this Kea and its backend can do that.
+// database or leave_lease_database(), from whatever thread writes; whether this Kea can do that. For a database
+// in memory only.
 bool track_lease_database();
 void leave_lease_database();
 

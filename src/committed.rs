@@ -1,8 +1,8 @@
 //! What Kea has committed and the next turn of its main loop is to read, where the lease database is in Kea's memory.
 //!
 //! A callout after the write only leaves a line here, on the packet thread, before the client gets its answer. The turn
-//! reads the leases one after another, which takes a third of what reading each in its own callout takes: what is needed
-//! for it is in the processor's caches from the second on. Packet threads do not wait for each other at the database's lock to
+//! reads the leases one after another, which takes a third of what reading each in its own callout takes, most likely as what
+//! is needed for it is in the processor's caches from the second on. Packet threads do not wait for each other at the database's lock to
 //! read.
 //!
 //! The turn comes when the worker is ready for more, and at the latest with its tick, or when [`BATCH`] lines wait.

@@ -64,7 +64,7 @@ pub trait Kea: Send + Sync + 'static {
     fn lease_database_open(&self) -> bool;
     /// Whether reading a lease is no more than looking into Kea's own memory, from any thread that Kea lets do so.
     fn lease_database_in_memory(&self) -> bool;
-    /// Has [`Mirror::written`] called with every lease that the database writes from now on; whether it can.
+    /// Has [`Mirror::written`] called with every lease that a database in memory writes from now on; whether it can.
     fn track_lease_database(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
     fn wake_main_loop(&self);
@@ -138,8 +138,9 @@ impl<K: Kea> Mirror<K> {
 
     /// The server is configured, and about to serve (or, with `-T`, to end).
     pub fn configured(&self) {
-        self.tracked.store(self.kea.track_lease_database(), Ordering::Relaxed);
-        self.in_turns.store(self.kea.lease_database_in_memory(), Ordering::Relaxed);
+        let is_in_memory = self.kea.lease_database_in_memory();
+        self.in_turns.store(is_in_memory, Ordering::Relaxed);
+        self.tracked.store(is_in_memory && self.kea.track_lease_database(), Ordering::Relaxed);
         info!(
             target: messages::CONFIGURED,
             "leases are mirrored to {}/leases/ as server {}", self.config().prefix, self.config().server_name

@@ -17,6 +17,10 @@ use crate::sql::{Kind, SqlServer};
 /// The relay's address that most DHCPv4 clients are behind, and that of the few whose records are watched.
 pub const RELAYS: [&str; 2] = ["192.0.2.2", "192.0.2.3"];
 
+/// The server's families, each with packet threads and single-threaded.
+pub const MODES: [(Family, bool); 4] =
+    [(Family::V4, true), (Family::V4, false), (Family::V6, true), (Family::V6, false)];
+
 /// Bytes that etcd's database may have.
 const QUOTA: usize = 4 << 30;
 

@@ -4,7 +4,7 @@
 use tempfile::TempDir;
 
 use crate::Part;
-use crate::bed::{Bed, Way, mode};
+use crate::bed::{Bed, MODES, Way, mode};
 use crate::compiled;
 use crate::figures::{Budget, Figure};
 use crate::kea::{Family, library};
@@ -26,8 +26,7 @@ pub struct Callouts([Mode; 4]);
 
 impl Callouts {
     pub fn new() -> Self {
-        let modes = [(Family::V4, true), (Family::V4, false), (Family::V6, true), (Family::V6, false)];
-        Self(modes.map(|(family, threads)| {
+        Self(MODES.map(|(family, threads)| {
             let of = |what: &str, budget| {
                 let what = format!(
                     "{}: {what} of callouts for each new lease (without: only reading it)",

@@ -1,7 +1,7 @@
 //! What new leases cost a server: CPU of an exchange, and the delay of its answers.
 
 use crate::Part;
-use crate::bed::mode;
+use crate::bed::{MODES, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::Load;
@@ -9,9 +9,6 @@ use crate::with::With;
 
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
-
-/// The server's families and threading modes.
-const MODES: [(Family, bool); 4] = [(Family::V4, true), (Family::V4, false), (Family::V6, true), (Family::V6, false)];
 
 /// What is measured with something, and without anything.
 struct Figures {

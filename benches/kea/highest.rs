@@ -1,15 +1,11 @@
 //! The highest rate of new leases that a server answers.
 
 use crate::Part;
-use crate::bed::mode;
+use crate::bed::{MODES, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp;
 use crate::with::With;
-
-/// The server's families and threading modes, and from where the highest rate with the library is looked for.
-const MODES: [(Family, bool, u32); 4] =
-    [(Family::V4, true, 7000), (Family::V4, false, 8000), (Family::V6, true, 7000), (Family::V6, false, 8000)];
 
 /// Where the highest rate is looked for when one was found: so that the steps go up to it.
 const BELOW: f64 = 0.88;
@@ -25,7 +21,8 @@ struct Mode {
 }
 
 impl Mode {
-    fn new((family, threads, guess): (Family, bool, u32)) -> Self {
+    fn new((family, threads): (Family, bool)) -> Self {
+        let guess = if threads { 7000.0 } else { 8000.0 };
         let of = |with: &str, budget| {
             let what = format!("{}{with}: highest rate under 1 % drops", mode(family, threads));
             Figure::ratio(what, "1/s", budget)
@@ -33,7 +30,7 @@ impl Mode {
         Self {
             family,
             threads,
-            guesses: [1.0, 1.4, 1.15].map(|more| more * f64::from(guess)),
+            guesses: [1.0, 1.4, 1.15].map(|more| more * guess),
             library: of("", Budget::AtLeast(0.90)),
             least: of(With::LEAST, Budget::Told),
         }

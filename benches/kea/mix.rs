@@ -49,11 +49,11 @@ impl Part for Mix {
                 perfdhcp::load(&bed, MIX.exchanges, 1);
                 let before = bed.cpu();
                 // As many records as leases change.
-                let writer = with.write(&bed, MIX.exchanges + MIX.renewals + MIX.releases, SECONDS);
-                let load = perfdhcp::begin(&bed, MIX, SECONDS).wait();
-                // A mirror writes in the server.
-                let writing = writer.map_or(0.0, |writer| writer.written().cpu);
+                let records = MIX.exchanges + MIX.renewals + MIX.releases;
+                let begin = || perfdhcp::begin(&bed, MIX, SECONDS).wait();
+                let (load, writing) = with.beside(&bed, records, SECONDS, begin);
                 let done = load.completed + load.renewed + load.released;
+                // A mirror writes in the server.
                 let cpu = (bed.cpu() + writing - before) / done * 1e6;
                 println!(
                     "  DHCPv{} mix, {with}: {cpu:.0} µs; {} new, {} renewed, {} released",

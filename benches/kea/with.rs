@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::bed::{Bed, Way};
 use crate::compiled;
 use crate::kea::Family;
-use crate::others::{self, Others, Writing};
+use crate::others::{self, Writing};
 use crate::perfdhcp::{self, Load};
 
 /// Records of a transaction of the other program: what the library has in one at 4,000 leases a second.
@@ -50,17 +50,18 @@ impl With {
         Bed::by(family, threads, way)
     }
 
-    /// Has the other program, if there is one, write so many records a second for some seconds.
-    pub fn write(self, bed: &Bed, rate: u32, seconds: u32) -> Option<Others> {
-        (self == Self::Least).then(|| others::write(bed, Writing { rate, seconds, batch: BATCH, watches: 0 }))
+    /// Loads the server while the other program, if there is one, writes so many records a second for some seconds; what came of
+    /// the load, and the seconds of CPU that the program took.
+    pub fn beside<T>(self, bed: &Bed, rate: u32, seconds: u32, load: impl FnOnce() -> T) -> (T, f64) {
+        let writing = Writing { rate, seconds, batch: BATCH, watches: 0 };
+        let writer = (self == Self::Least).then(|| others::write(bed, writing));
+        let loaded = load();
+        (loaded, writer.map_or(0.0, |writer| writer.written().cpu))
     }
 
-    /// A load of so many exchanges a second for some seconds, and the seconds of CPU that the other program took for as many
-    /// records, if there is one.
+    /// The same with a load of as many exchanges.
     pub fn load(self, bed: &Bed, rate: u32, seconds: u32) -> (Load, f64) {
-        let writer = self.write(bed, rate, seconds);
-        let load = perfdhcp::load(bed, rate, seconds);
-        (load, writer.map_or(0.0, |writer| writer.written().cpu))
+        self.beside(bed, rate, seconds, || perfdhcp::load(bed, rate, seconds))
     }
 
     /// Has what was measured added, with or without: what was measured with nothing, to the figures of both.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// For each change of a transaction, the next one is sent so much later.
 const PER_CHANGE: Duration = Duration::from_micros(500);
-/// But so much later at most.
+/// But so much later at most. What gathered is read after that, at a turn of Kea's main loop ([`crate::committed`]).
 const LONGEST: Duration = Duration::from_millis(15);
 /// Of fewer changes nothing is to be gained.
 const FEW: usize = 3;

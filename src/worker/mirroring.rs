@@ -32,7 +32,8 @@ use crate::resync::{self, Resync};
 use crate::suspects::Suspects;
 use crate::writer::Writer;
 
-/// Full transactions under way at a time; more bring nothing (measured, one member, two cores).
+/// Full transactions under way at a time: half a million records are written a twentieth faster than with four, and an eighth
+/// faster than with two (one member, two cores).
 pub(super) const WINDOW: usize = 8;
 
 /// More changes than these are taken over with each tick also while nothing can be sent: a packet thread waits for a map that
