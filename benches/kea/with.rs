@@ -10,7 +10,7 @@ use crate::kea::Family;
 use crate::others::{self, Writing};
 use crate::perfdhcp::{self, Load};
 
-/// Records of a transaction of the other program: what the library has in one at 4,000 leases a second.
+/// Records of a transaction of the other program. The library has up to a hundred in one at 4,000 leases a second.
 const BATCH: u32 = 80;
 
 /// See the module.
