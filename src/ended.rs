@@ -1,9 +1,10 @@
 //! Leases that ended here of late: a record of one may yet come from another server, which had read the lease before.
 //! No I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use crate::handover::ByAddress;
 use crate::lease::{Change, Owner, Row};
 
 /// How many are remembered, some 4 MB at most. What is forgotten waits for the other server's next comparison.
@@ -26,7 +27,7 @@ struct End {
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Ended {
-    by_address: HashMap<IpAddr, End>,
+    by_address: ByAddress<End>,
     /// The last ends in their order; some are not the last of their address any more.
     order: VecDeque<(u64, IpAddr)>,
     next: u64,

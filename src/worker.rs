@@ -3,7 +3,7 @@
 //! With a member that answers it opens a session: an etcd lease of 15 seconds with the presence key on it. Every
 //! transaction requires that session, and after a request whose outcome is unknown a new one begins, so that what was
 //! given up changes nothing when it lands late. While a transaction is under way, and a little longer when there is much to
-//! do, changes gather and the next one is larger; up to eight full ones are under way at a time. When no member answers, one
+//! do, changes gather and the next one is larger; up to sixteen full ones are under way at a time. When no member answers, one
 //! request at a time is tried, with growing pauses, and everything waits newest per address.
 //!
 //! Besides it watches the records for changes by others, and runs comparisons. What these find goes back to Kea's main

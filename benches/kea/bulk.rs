@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions};
+use etcd_client::{Client, Txn, WatchOptions};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bed::Bed;
 use crate::etcd::LEASES;
 use crate::lag::spawn;
-use crate::others::record;
+use crate::others::write_if_absent;
 
 /// Records of a transaction: etcd takes 128 operations.
 const BATCH: u32 = 127;
 
-/// Transactions under way at a time, as the library has; more bring nothing.
+/// Transactions under way at a time; more bring nothing here.
 const WINDOW: usize = 4;
 
 /// Has another program write records; how many seconds that takes.
@@ -44,11 +44,7 @@ pub fn run(url: &str, records: u32) {
                 loop {
                     let first = next.fetch_add(BATCH, Ordering::Relaxed);
                     let (conditions, puts): (Vec<_>, Vec<_>) = (first..records.min(first.saturating_add(BATCH)))
-                        .map(record)
-                        .map(|(key, record)| {
-                            let absent = Compare::mod_revision(key.as_str(), CompareOp::Equal, 0);
-                            (absent, TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease))))
-                        })
+                        .map(|number| write_if_absent(number, lease))
                         .unzip();
                     if puts.is_empty() {
                         break;

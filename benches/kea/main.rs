@@ -102,12 +102,12 @@ fn main() {
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
         ["bulk", url, records] => return bulk::run(url, records.parse().unwrap()),
         ["others", url, ref writing @ ..] => {
-            let [rate, seconds, batch, watches] =
-                writing.iter().map(|number| number.parse().unwrap()).collect::<Vec<_>>()[..]
+            let [rate, seconds, batch, watches, exact] =
+                writing.iter().map(|number| number.parse::<u32>().unwrap()).collect::<Vec<_>>()[..]
             else {
                 panic!("{writing:?}")
             };
-            return others::run(url, Writing { rate, seconds, batch, watches });
+            return others::run(url, Writing { rate, seconds, batch, watches, exact: exact != 0 });
         }
         _ => {}
     }

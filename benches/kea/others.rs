@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etcd_client::{Client, PutOptions, Txn, TxnOp, WatchOptions};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
@@ -74,7 +74,8 @@ impl OnOnePrefix {
         let measure = |batch: u32, watches: u32| {
             let bed = Bed::new(Family::V4, true, false);
             let before = Metrics::of(&bed);
-            let told = write(&bed, Writing { rate: RATE, seconds: SECONDS, batch, watches }).written().told;
+            let writing = Writing { rate: RATE, seconds: SECONDS, batch, watches, exact: false };
+            let told = write(&bed, writing).written().told;
             let after = Metrics::of(&bed);
             assert_eq!(told, u64::from(watches * RATE * SECONDS), "every watch is told everything");
             let grown = |name: &str| (after.get(name) - before.get(name)) / f64::from(RATE * SECONDS);
@@ -103,7 +104,7 @@ impl OnOnePrefix {
         let bed = Bed::by(Family::V4, true, Way::Library);
         let cpu = |bed: &Bed| [bed.cpu_of_worker(), bed.cpu(), Metrics::of(bed).get("process_cpu_seconds_total")];
         let before = cpu(&bed);
-        write(&bed, Writing { rate: RATE, seconds: SECONDS, batch: BATCHES[0], watches: 0 }).written();
+        write(&bed, Writing { rate: RATE, seconds: SECONDS, batch: BATCHES[0], watches: 0, exact: false }).written();
         std::thread::sleep(Duration::from_secs(2));
         let after = cpu(&bed);
         let [worker, server, etcd] = [0, 1, 2].map(|n| (after[n] - before[n]) / f64::from(RATE * SECONDS) * 1e6);
@@ -141,8 +142,11 @@ pub struct Writing {
     pub seconds: u32,
     /// Records of a transaction.
     pub batch: u32,
-    /// How many watch what is written.
+    /// How many watch what is written, each over a connection of its own.
     pub watches: u32,
+    /// Whether it does what every exact mirror does: a record is written only if its key is as expected, and what others write is
+    /// heard, over the same connection.
+    pub exact: bool,
 }
 
 /// A program that writes records.
@@ -150,9 +154,10 @@ pub struct Others(Beside);
 
 /// Has another program write records.
 pub fn write(bed: &Bed, writing: Writing) -> Others {
-    let numbers = [writing.rate, writing.seconds, writing.batch, writing.watches].map(|number| number.to_string());
-    let [rate, seconds, batch, watches] = &numbers;
-    Others(spawn(&bed.hosts.server, &["others", &bed.etcd.url(), rate, seconds, batch, watches]))
+    let Writing { rate, seconds, batch, watches, exact } = writing;
+    let numbers = [rate, seconds, batch, watches, u32::from(exact)].map(|number| number.to_string());
+    let arguments: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    Others(spawn(&bed.hosts.server, &[&["others", &bed.etcd.url()], &arguments[..]].concat()))
 }
 
 /// What such a program tells at its end.
@@ -175,33 +180,27 @@ impl Others {
 }
 
 /// In the server's namespace: the above.
-pub fn run(url: &str, Writing { rate, seconds, batch, watches }: Writing) {
+pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
     runtime.block_on(async {
         for _ in 0..watches {
             // A connection for each, as servers have.
-            let mut etcd = Client::connect([url], None).await.unwrap();
-            let mut stream = etcd.watch(LEASES, Some(WatchOptions::new().with_prefix())).await.unwrap();
-            let told = Arc::clone(&told);
-            tokio::spawn(async move {
-                // Its end is that of the stream.
-                let _etcd = etcd;
-                while let Some(news) = stream.message().await.unwrap() {
-                    told.fetch_add(news.events().len() as u64, Ordering::Relaxed);
-                }
-            });
+            listen(Client::connect([url], None).await.unwrap(), Arc::clone(&told)).await;
         }
         let mut etcd = Client::connect([url], None).await.unwrap();
+        if exact {
+            listen(etcd.clone(), Arc::clone(&told)).await;
+        }
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
         let begin = Instant::now();
         for first in (0..rate * seconds).step_by(batch as usize) {
             sleep_until(begin + Duration::from_secs(1) * first / rate).await;
-            let put = |n: u32| {
-                let (key, record) = record(n);
-                TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease)))
-            };
-            etcd.txn(Txn::new().and_then((first..first + batch).map(put).collect::<Vec<_>>())).await.unwrap();
+            let written = (first..first + batch).map(|number| write_if_absent(number, lease));
+            let (conditions, puts): (Vec<Compare>, Vec<TxnOp>) = written.unzip();
+            let conditions = if exact { conditions } else { Vec::new() };
+            let answer = etcd.txn(Txn::new().when(conditions).and_then(puts)).await.unwrap();
+            assert!(answer.succeeded(), "nobody else writes");
         }
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
@@ -209,8 +208,27 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches }: Writing) {
     println!("{} {}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
 }
 
+/// Has every change of a record counted for as long as the connection stands.
+async fn listen(mut etcd: Client, told: Arc<AtomicU64>) {
+    let mut stream = etcd.watch(LEASES, Some(WatchOptions::new().with_prefix())).await.unwrap();
+    tokio::spawn(async move {
+        // Its end is that of the stream.
+        let _etcd = etcd;
+        while let Some(news) = stream.message().await.unwrap() {
+            told.fetch_add(news.events().len() as u64, Ordering::Relaxed);
+        }
+    });
+}
+
+/// The condition that there is no record yet, and its writing.
+pub fn write_if_absent(number: u32, lease: i64) -> (Compare, TxnOp) {
+    let (key, record) = record(number);
+    let absent = Compare::mod_revision(key.as_str(), CompareOp::Equal, 0);
+    (absent, TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease))))
+}
+
 /// A record of another server, with its key; each address is another one.
-pub fn record(number: u32) -> (String, String) {
+fn record(number: u32) -> (String, String) {
     let (address, hwaddr) = (std::net::Ipv4Addr::from(0x0a40_0000 + number), hwaddr(number));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let record = format!(

@@ -1,4 +1,4 @@
-//! What a server is measured with: the library, nothing, or the simplest mirror that could be.
+//! What a server is measured with: the library, nothing, or the simplest exact mirror that could be.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -10,8 +10,8 @@ use crate::kea::Family;
 use crate::others::{self, Writing};
 use crate::perfdhcp::{self, Load};
 
-/// Records of a transaction of the other program. The library has up to a hundred in one at 4,000 leases a second.
-const BATCH: u32 = 80;
+/// Records of a transaction of the other program; those of the library at 4,000 leases a second have up to as many.
+const BATCH: u32 = 100;
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,13 +19,14 @@ pub enum With {
     Library,
     Nothing,
     /// A library that only reads each lease that was committed, in the callout, while another program writes as many records to
-    /// etcd, on the same cores, as simply as can be: without conditions, without looking at what others write.
+    /// etcd, on the same cores, as simply as an exact mirror can: each only where its key is as expected, and it listens to what
+    /// others write.
     Least,
 }
 
 impl With {
     /// How the last is named in figures.
-    pub const LEAST: &str = ", a library that only reads, another program writes to etcd";
+    pub const LEAST: &str = ", a library that only reads, another program writes to etcd what an exact mirror does";
 
     /// All of them, in the order of this round: each is first in every third one.
     pub fn turns(round: usize) -> [Self; 3] {
@@ -53,7 +54,7 @@ impl With {
     /// Loads the server while the other program, if there is one, writes so many records a second for some seconds; what came of
     /// the load, and the seconds of CPU that the program took.
     pub fn beside<T>(self, bed: &Bed, rate: u32, seconds: u32, load: impl FnOnce() -> T) -> (T, f64) {
-        let writing = Writing { rate, seconds, batch: BATCH, watches: 0 };
+        let writing = Writing { rate, seconds, batch: BATCH, watches: 0, exact: true };
         let writer = (self == Self::Least).then(|| others::write(bed, writing));
         let loaded = load();
         (loaded, writer.map_or(0.0, |writer| writer.written().cpu))
