@@ -211,6 +211,12 @@ impl Pending {
         self.due.len() + self.unseen.len() + self.halves.iter().map(Vec::len).sum::<usize>()
     }
 
+    /// Whether something is due to be written that needs no look before, as far as is known.
+    #[must_use]
+    pub fn is_write_due(&self) -> bool {
+        !self.due.is_empty() || !self.halves.is_empty()
+    }
+
     /// Of how many addresses it is known what their keys hold: those of which a finding waits, but for the few that are observed
     /// and those that somebody else changed.
     #[must_use]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
@@ -193,10 +193,13 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing)
             listen(etcd.clone(), Arc::clone(&told)).await;
         }
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
+        // After what such a program has written before.
+        let count = GetOptions::new().with_prefix().with_count_only();
+        let start = u32::try_from(etcd.get(LEASES, Some(count)).await.unwrap().count()).unwrap();
         let begin = Instant::now();
         for first in (0..rate * seconds).step_by(batch as usize) {
             sleep_until(begin + Duration::from_secs(1) * first / rate).await;
-            let written = (first..first + batch).map(|number| write_if_absent(number, lease));
+            let written = (start + first..start + first + batch).map(|number| write_if_absent(number, lease));
             let (conditions, puts): (Vec<Compare>, Vec<TxnOp>) = written.unzip();
             let conditions = if exact { conditions } else { Vec::new() };
             let answer = etcd.txn(Txn::new().when(conditions).and_then(puts)).await.unwrap();

@@ -38,6 +38,16 @@ fn batches_hold_at_most_127_operations() {
 }
 
 #[test]
+fn a_key_that_is_to_be_read_first_is_due_and_no_write_is() {
+    let mut pending = pending(2);
+    pending.put(v4(2), Box::new(Change { row: Row::Gone { owner: None }, ..*change(1) }));
+    assert!(pending.is_write_due());
+    assert_eq!(pending.next_batch(0).unwrap().operations().len(), 2);
+    assert_eq!((pending.is_write_due(), pending.due()), (false, 1));
+    assert!(pending.next_batch(0).unwrap().only_looks());
+}
+
+#[test]
 fn an_address_is_in_one_transaction_at_a_time() {
     let mut pending = pending(1);
     let first = pending.next_batch(0).unwrap();

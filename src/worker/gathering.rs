@@ -28,7 +28,7 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    /// A transaction with so many changes is being sent, and less than another full one waits.
+    /// A transaction with so many changes is being sent, and nothing else waits to be written.
     pub(super) fn begin(&mut self, changes: usize) {
         let now = Instant::now();
         let since = self.begun.replace(now).map_or(Duration::ZERO, |begun| now - begun);

@@ -365,8 +365,8 @@ impl<'a> Mirroring<'a> {
             } else {
                 // Also beside keys that are to be read first: few removals of leases whose record was never written would else
                 // have everything sent at once, in small transactions.
-                let is_rest = self.pending.due() < MAX_OPERATIONS;
-                if is_rest && self.resync.is_none() && self.ending == Ending::No {
+                let is_last = !self.pending.is_write_due();
+                if is_last && self.resync.is_none() && self.ending == Ending::No {
                     self.gathering.begin(batch.operations().len());
                 }
                 let granted = |window: Window| self.granted.contains(&window.id);
