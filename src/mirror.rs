@@ -288,12 +288,17 @@ impl<K: Kea> Mirror<K> {
     /// worker wants read. With the worker's tick it reads what is marked, too, and publishes the counters. On the main
     /// thread.
     pub fn turn(&self) {
+        self.turn_until(Instant::now() + TURN);
+    }
+
+    /// The same, which reads no more once it is so late, however long a turn is.
+    pub fn turn_until(&self, late: Instant) {
         self.start_worker();
         let is_tick = self.shared.ticked.swap(false, Ordering::Relaxed);
         if is_tick {
             self.marks.want_turn();
         }
-        self.read(Instant::now() + TURN);
+        self.read(late);
         if is_tick {
             self.publish();
         }
