@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use etcd_client::{Client, Txn, WatchOptions};
+use etcd_client::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bed::Bed;
-use crate::etcd::LEASES;
 use crate::lag::spawn;
-use crate::others::write_if_absent;
+use crate::others;
 
 /// Records of a transaction: etcd takes 128 operations.
 const BATCH: u32 = 127;
@@ -33,8 +32,7 @@ pub fn run(url: &str, records: u32) {
     let took = runtime.block_on(async {
         let begin = Instant::now();
         let mut etcd = Client::connect([url], None).await.unwrap();
-        let mut watch = etcd.watch(LEASES, Some(WatchOptions::new().with_prefix())).await.unwrap();
-        tokio::spawn(async move { while watch.message().await.is_ok_and(|news| news.is_some()) {} });
+        others::listen(etcd.clone(), Arc::default()).await;
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
         let next = Arc::new(AtomicU32::new(0));
         let mut writers = JoinSet::new();
@@ -43,14 +41,10 @@ pub fn run(url: &str, records: u32) {
             writers.spawn(async move {
                 loop {
                     let first = next.fetch_add(BATCH, Ordering::Relaxed);
-                    let (conditions, puts): (Vec<_>, Vec<_>) = (first..records.min(first.saturating_add(BATCH)))
-                        .map(|number| write_if_absent(number, lease))
-                        .unzip();
-                    if puts.is_empty() {
+                    if first >= records {
                         break;
                     }
-                    let answer = etcd.txn(Txn::new().when(conditions).and_then(puts)).await.unwrap();
-                    assert!(answer.succeeded(), "nobody else writes");
+                    others::put(&mut etcd, first..records.min(first + BATCH), lease, true).await;
                 }
             });
         }

@@ -1,5 +1,6 @@
 //! What servers on one prefix cost each other: each is told of every record that any of them writes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -199,11 +200,7 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing)
         let begin = Instant::now();
         for first in (0..rate * seconds).step_by(batch as usize) {
             sleep_until(begin + Duration::from_secs(1) * first / rate).await;
-            let written = (start + first..start + first + batch).map(|number| write_if_absent(number, lease));
-            let (conditions, puts): (Vec<Compare>, Vec<TxnOp>) = written.unzip();
-            let conditions = if exact { conditions } else { Vec::new() };
-            let answer = etcd.txn(Txn::new().when(conditions).and_then(puts)).await.unwrap();
-            assert!(answer.succeeded(), "nobody else writes");
+            put(&mut etcd, start + first..start + first + batch, lease, exact).await;
         }
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
@@ -212,7 +209,7 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing)
 }
 
 /// Has every change of a record counted for as long as the connection stands.
-async fn listen(mut etcd: Client, told: Arc<AtomicU64>) {
+pub async fn listen(mut etcd: Client, told: Arc<AtomicU64>) {
     let mut stream = etcd.watch(LEASES, Some(WatchOptions::new().with_prefix())).await.unwrap();
     tokio::spawn(async move {
         // Its end is that of the stream.
@@ -223,11 +220,17 @@ async fn listen(mut etcd: Client, told: Arc<AtomicU64>) {
     });
 }
 
-/// The condition that there is no record yet, and its writing.
-pub fn write_if_absent(number: u32, lease: i64) -> (Compare, TxnOp) {
-    let (key, record) = record(number);
-    let absent = Compare::mod_revision(key.as_str(), CompareOp::Equal, 0);
-    (absent, TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease))))
+/// Writes the records of these numbers in a transaction; `where_absent` is whether only if there are none of them yet.
+pub async fn put(etcd: &mut Client, numbers: Range<u32>, lease: i64, where_absent: bool) {
+    let (mut conditions, mut puts) = (Vec::new(), Vec::new());
+    for (key, record) in numbers.map(record) {
+        if where_absent {
+            conditions.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, 0));
+        }
+        puts.push(TxnOp::put(key, record, Some(PutOptions::new().with_lease(lease))));
+    }
+    let answer = etcd.txn(Txn::new().when(conditions).and_then(puts)).await.unwrap();
+    assert!(answer.succeeded(), "nobody else writes");
 }
 
 /// A record of another server, with its key; each address is another one.

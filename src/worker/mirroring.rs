@@ -33,7 +33,7 @@ use crate::suspects::Suspects;
 use crate::writer::Writer;
 
 /// Full transactions under way at a time. Where etcd and the worker share two cores, a million records are written a tenth to a
-/// quarter faster than with eight; 24 and 32 bring no more, and keep other clients of etcd waiting longer.
+/// quarter faster than with eight; 24 and 32 bring little more, if anything, and keep other clients of etcd waiting longer.
 pub(super) const WINDOW: usize = 16;
 
 /// More changes than these are taken over with each tick also while nothing can be sent: a packet thread waits for a map that
