@@ -68,6 +68,8 @@ pub trait Kea: Send + Sync + 'static {
     fn track_lease_database(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
     fn wake_main_loop(&self);
+    /// Has the thread that calls it, and threads that it starts, give way to those that answer clients, where all want to run.
+    fn give_way(&self);
     /// Sets one of Kea's statistics. On the main thread only.
     fn set_statistic(&self, name: &str, value: i64);
     /// Starts a thread that takes no signals: they are Kea's.
@@ -345,11 +347,11 @@ impl<K: Kea> Mirror<K> {
         if running.is_some() {
             return;
         }
-        let kea = Arc::clone(&self.kea);
-        let mut start = Some(move || kea.wake_main_loop());
+        let [begins, wakes] = [(); 2].map(|()| Arc::clone(&self.kea));
+        let mut start = Some((move || begins.give_way(), move || wakes.wake_main_loop()));
         self.kea.without_signals(&mut || {
-            let Some(wake) = start.take() else { return };
-            match Worker::start(Arc::clone(&self.shared), wake) {
+            let Some((begin, wake)) = start.take() else { return };
+            match Worker::start(Arc::clone(&self.shared), begin, wake) {
                 Ok(worker) => {
                     *running = Some(worker);
                     self.working.store(true, Ordering::Relaxed);

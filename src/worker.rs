@@ -111,12 +111,16 @@ pub struct Worker {
 
 impl Worker {
     /// Starts the thread. It inherits the caller's signal mask, so the caller blocks every signal around this call.
-    /// `wake` is called on it to have Kea's main thread read what is wanted and publish what was counted; it must return
-    /// at once.
+    /// `begin` is what it does first. `wake` is called on it to have Kea's main thread read what is wanted and publish what was
+    /// counted; it must return at once.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(shared: Arc<Shared>, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub fn start(
+        shared: Arc<Shared>,
+        begin: impl FnOnce() + Send + 'static,
+        wake: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let (stop, mut stopping) = oneshot::channel();
         let (give, left) = mpsc::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -126,6 +130,7 @@ impl Worker {
             runtime.spawn(scrape::serve(address, Arc::new(move || shared.metrics())));
         }
         let thread = std::thread::Builder::new().name("dhcp-etcd".into()).spawn(move || {
+            begin();
             loop {
                 let mirroring = Mirroring::new(&shared, &wake);
                 match catch_unwind(AssertUnwindSafe(|| runtime.block_on(mirroring.run(&mut stopping)))) {

@@ -42,6 +42,8 @@ impl Kea for OneLease {
         self.tracks
     }
     fn wake_main_loop(&self) {}
+    fn give_way(&self) {}
+
     fn set_statistic(&self, _: &str, _: i64) {}
     fn without_signals(&self, start: &mut dyn FnMut()) {
         start();

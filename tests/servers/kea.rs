@@ -390,13 +390,16 @@ impl Kea {
         self.config.clone()
     }
 
-    /// Threads of the process by name.
-    pub fn threads(&self) -> Vec<String> {
+    /// Threads of the process: the name of each and how nice it is.
+    pub fn threads(&self) -> Vec<(String, i32)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
-        tasks
-            .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
-            .map(|name| name.trim().into())
-            .collect()
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        let thread = |stat: &str| {
+            // The name is in parentheses; 17 fields after it comes the nice value (proc(5)).
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+            Some((name.to_owned(), rest.split(' ').nth(16)?.parse().ok()?))
+        };
+        stats.map(|stat| thread(&stat).expect("a stat file of proc(5)")).collect()
     }
 
     pub fn signal(&self, name: &str) {
