@@ -5,7 +5,7 @@ use crate::bed::{MODES, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::Load;
-use crate::with::With;
+use crate::with::{Against, With};
 
 /// Exchanges a second at which delays and CPU are measured.
 const RATE: u32 = 4000;
@@ -19,12 +19,15 @@ struct Figures {
 }
 
 impl Figures {
-    fn new(of: impl Fn(&str) -> String, [cpu, mean, high]: [Budget; 3]) -> Self {
+    fn new(mode: &str, with: With) -> Self {
+        let of = |what, unit, budget| {
+            Figure::ratio(with.name(mode, &format!("{what} at 4,000/s")), unit, with.budget(budget))
+        };
         Self {
-            cpu: Figure::ratio(of("the server's CPU of an exchange at 4,000/s"), "µs", cpu),
-            all: Figure::ratio(of("CPU of everything on the machine for an exchange at 4,000/s"), "µs", Budget::Told),
-            mean: Figure::ratio(of("mean ACK delay at 4,000/s"), "ms", mean),
-            high: Figure::ratio(of("99th percentile of the ACK delay at 4,000/s"), "ms", high),
+            cpu: of("the server's CPU of an exchange", "µs", Budget::AtMost(1.10)),
+            all: of("CPU of everything on the machine for an exchange", "µs", Budget::Told),
+            mean: of("mean ACK delay", "ms", Budget::AtMost(1.15)),
+            high: of("99th percentile of the ACK delay", "ms", Budget::AtMost(1.25)),
         }
     }
 
@@ -40,16 +43,13 @@ impl Figures {
 struct Mode {
     family: Family,
     threads: bool,
-    library: Figures,
-    least: Figures,
+    figures: Against<Figures>,
 }
 
 impl Mode {
     fn new((family, threads): (Family, bool)) -> Self {
-        let of = |what: &str| format!("{}: {what}", mode(family, threads));
-        let budgets = [Budget::AtMost(1.10), Budget::AtMost(1.15), Budget::AtMost(1.25)];
-        let floor = |what: &str| format!("{}{}: {what}", mode(family, threads), With::LEAST);
-        Self { family, threads, library: Figures::new(of, budgets), least: Figures::new(floor, [Budget::Told; 3]) }
+        let mode = mode(family, threads);
+        Self { family, threads, figures: Against::new(|with| Figures::new(&mode, with)) }
     }
 
     fn measure(&mut self, with: With) {
@@ -67,9 +67,7 @@ impl Mode {
             at_rate.quantile(0.99),
             at_rate.dropped() * 100.0
         );
-        with.add(&mut self.library, &mut self.least, |figures, is_with| {
-            figures.add(is_with, [cpu, all], &at_rate);
-        });
+        self.figures.add(with, |figures, is_with| figures.add(is_with, [cpu, all], &at_rate));
     }
 }
 
@@ -92,17 +90,8 @@ impl Part for Cost {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        let both = self.0.iter().map(|mode| (&mode.library, &mode.least));
-        both.flat_map(|(library, least)| {
-            [
-                [&library.cpu, &least.cpu],
-                [&library.all, &least.all],
-                [&library.mean, &least.mean],
-                [&library.high, &least.high],
-            ]
-        })
-        .flatten()
-        .collect()
+        let kinds: [fn(&Figures) -> &Figure; 4] = [|of| &of.cpu, |of| &of.all, |of| &of.mean, |of| &of.high];
+        self.0.iter().flat_map(|mode| kinds.into_iter().flat_map(|kind| mode.figures.iter().map(kind))).collect()
     }
 }
 

@@ -5,7 +5,10 @@ use crate::bed::{MODES, mode};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp;
-use crate::with::With;
+use crate::with::{Against, With};
+
+/// Where it is looked for first.
+const GUESS: f64 = 8000.0;
 
 /// Where the highest rate is looked for when one was found: so that the steps go up to it.
 const BELOW: f64 = 0.88;
@@ -14,26 +17,18 @@ const BELOW: f64 = 0.88;
 struct Mode {
     family: Family,
     threads: bool,
-    /// From where it is looked for: with the library, with nothing, with the simplest mirror.
-    guesses: [f64; 3],
-    library: Figure,
-    least: Figure,
+    /// From where it is looked for, with each in the order of their names.
+    guesses: [f64; 4],
+    rates: Against<Figure>,
 }
 
 impl Mode {
     fn new((family, threads): (Family, bool)) -> Self {
-        let guess = if threads { 7000.0 } else { 8000.0 };
-        let of = |with: &str, budget| {
-            let what = format!("{}{with}: highest rate under 1 % drops", mode(family, threads));
-            Figure::ratio(what, "1/s", budget)
+        let of = |with: With| {
+            let what = with.name(&mode(family, threads), "highest rate under 1 % drops");
+            Figure::ratio(what, "1/s", with.budget(Budget::AtLeast(0.90)))
         };
-        Self {
-            family,
-            threads,
-            guesses: [1.0, 1.4, 1.15].map(|more| more * guess),
-            library: of("", Budget::AtLeast(0.90)),
-            least: of(With::LEAST, Budget::Told),
-        }
+        Self { family, threads, guesses: [GUESS; 4], rates: Against::new(of) }
     }
 
     fn measure(&mut self, with: With) {
@@ -42,7 +37,7 @@ impl Mode {
         let top = perfdhcp::highest(*guess, |rate, seconds| Some(with.load(&bed, rate, seconds).0));
         *guess = BELOW * top;
         println!("  {}, {with}: {top:.0}/s", mode(self.family, self.threads));
-        with.add(&mut self.library, &mut self.least, |figure, is_with| figure.add(is_with, top));
+        self.rates.add(with, |figure, is_with| figure.add(is_with, top));
     }
 }
 
@@ -65,6 +60,6 @@ impl Part for Highest {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        self.0.iter().flat_map(|mode| [&mode.library, &mode.least]).collect()
+        self.0.iter().flat_map(|mode| mode.rates.iter()).collect()
     }
 }

@@ -8,7 +8,7 @@ use crate::bed::mode;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::{self, Rates};
-use crate::with::With;
+use crate::with::{Against, With};
 
 /// Two new leases to one renewal and one release; 6,000 messages of clients a second.
 const MIX: Rates = Rates { exchanges: 2000, renewals: 1000, releases: 1000, clients: perfdhcp::CLIENTS, delays: false };
@@ -19,8 +19,7 @@ const SECONDS: u32 = 6;
 /// CPU of the server for one thing that a client does.
 struct OfFamily {
     family: Family,
-    library: Figure,
-    least: Figure,
+    cpu: Against<Figure>,
 }
 
 /// See the module.
@@ -28,22 +27,19 @@ pub struct Mix([OfFamily; 2]);
 
 impl Mix {
     pub fn new() -> Self {
+        const WHAT: &str = "CPU of an exchange, a renewal or a release at 2,000/s, 1,000/s and 1,000/s";
         Self([Family::V4, Family::V6].map(|family| {
-            let of = |with: &str, budget| {
-                let what = format!(
-                    "{}{with}: CPU of an exchange, a renewal or a release at 2,000/s, 1,000/s and 1,000/s",
-                    mode(family, true)
-                );
-                Figure::ratio(what, "µs", budget)
+            let of = |with: With| {
+                Figure::ratio(with.name(&mode(family, true), WHAT), "µs", with.budget(Budget::AtMost(1.10)))
             };
-            OfFamily { family, library: of("", Budget::AtMost(1.10)), least: of(With::LEAST, Budget::Told) }
+            OfFamily { family, cpu: Against::new(of) }
         }))
     }
 }
 
 impl Part for Mix {
     fn measure(&mut self, round: usize) {
-        for OfFamily { family, library, least } in &mut self.0 {
+        for OfFamily { family, cpu: figures } in &mut self.0 {
             for with in With::turns(round) {
                 let bed = with.bed(*family, true);
                 perfdhcp::load(&bed, MIX.exchanges, 1);
@@ -63,12 +59,12 @@ impl Part for Mix {
                     load.released
                 );
                 assert!(load.renewed > 0.0 && load.released > 0.0, "perfdhcp renews and releases");
-                with.add(library, least, |figure, is_with| figure.add(is_with, cpu));
+                figures.add(with, |figure, is_with| figure.add(is_with, cpu));
             }
         }
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        self.0.iter().flat_map(|of_family| [&of_family.library, &of_family.least]).collect()
+        self.0.iter().flat_map(|of_family| of_family.cpu.iter()).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! What a server is measured with: the library, nothing, or the simplest exact mirror that could be.
+//! What a server is measured with: the library, nothing, the simplest exact mirror that could be, or nothing while another
+//! program writes to etcd.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -6,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::bed::{Bed, Way};
 use crate::compiled;
+use crate::figures::Budget;
 use crate::kea::Family;
 use crate::others::{self, Writing};
 use crate::perfdhcp::{self, Load};
@@ -16,22 +18,25 @@ const BATCH: u32 = 100;
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum With {
-    Library,
     Nothing,
+    Library,
     /// A library that only reads each lease that was committed, in the callout, while another program writes as many records to
     /// etcd, on the same cores, as simply as an exact mirror can: each only where its key is as expected, and it listens to what
     /// others write.
     Least,
+    /// No library at all, while that program writes. What it takes is not the server's: this is what a server pays for etcd's
+    /// and the writer's part in the cores and their caches, wherever the records come from.
+    Beside,
 }
 
-impl With {
-    /// How the last is named in figures.
-    pub const LEAST: &str = ", a library that only reads, another program writes to etcd what an exact mirror does";
+/// What is measured against nothing.
+const AGAINST: [With; 3] = [With::Library, With::Least, With::Beside];
 
-    /// All of them, in the order of this round: each is first in every third one.
-    pub fn turns(round: usize) -> [Self; 3] {
-        let mut turns = [Self::Library, Self::Nothing, Self::Least];
-        turns.rotate_left(round % 3);
+impl With {
+    /// All of them, in the order of this round: each is first in every fourth one.
+    pub fn turns(round: usize) -> [Self; 4] {
+        let mut turns = [Self::Library, Self::Nothing, Self::Least, Self::Beside];
+        turns.rotate_left(round % 4);
         turns
     }
 
@@ -41,7 +46,7 @@ impl With {
         let reader = dir.path().join("libreader.so");
         let way = match self {
             Self::Library => Way::Library,
-            Self::Nothing => Way::None,
+            Self::Nothing | Self::Beside => Way::None,
             Self::Least => {
                 compiled::reader(&reader);
                 Way::Instead(&reader)
@@ -52,12 +57,13 @@ impl With {
     }
 
     /// Loads the server while the other program, if there is one, writes so many records a second for some seconds; what came of
-    /// the load, and the seconds of CPU that the program took.
+    /// the load, and the seconds of CPU that a mirror took outside of the server.
     pub fn beside<T>(self, bed: &Bed, rate: u32, seconds: u32, load: impl FnOnce() -> T) -> (T, f64) {
         let writing = Writing { rate, seconds, batch: BATCH, watches: 0, exact: true };
-        let writer = (self == Self::Least).then(|| others::write(bed, writing));
+        let writer = matches!(self, Self::Least | Self::Beside).then(|| others::write(bed, writing));
         let loaded = load();
-        (loaded, writer.map_or(0.0, |writer| writer.written().cpu))
+        let written = writer.map_or(0.0, |writer| writer.written().cpu);
+        (loaded, if self == Self::Least { written } else { 0.0 })
     }
 
     /// The same with a load of as many exchanges.
@@ -65,14 +71,19 @@ impl With {
         self.beside(bed, rate, seconds, || perfdhcp::load(bed, rate, seconds))
     }
 
-    /// Has what was measured added, with or without: what was measured with nothing, to the figures of both.
-    pub fn add<F>(self, library: &mut F, least: &mut F, add: impl Fn(&mut F, bool)) {
-        if self != Self::Least {
-            add(library, self == Self::Library);
-        }
-        if self != Self::Library {
-            add(least, self == Self::Least);
-        }
+    /// What a figure of it is called.
+    pub fn name(self, mode: &str, what: &str) -> String {
+        let with = match self {
+            Self::Nothing | Self::Library => "",
+            Self::Least => ", a library that only reads, another program writes to etcd what an exact mirror does",
+            Self::Beside => ", no library, that program writes the same to etcd",
+        };
+        format!("{mode}{with}: {what}")
+    }
+
+    /// The budget of a figure of it: only the library has one.
+    pub fn budget(self, budget: Budget) -> Budget {
+        if self == Self::Library { budget } else { Budget::Told }
     }
 }
 
@@ -82,6 +93,29 @@ impl Display for With {
             Self::Library => "with the library",
             Self::Nothing => "without the library",
             Self::Least => "a library that only reads, another program writes",
+            Self::Beside => "without a library, another program writes",
         })
+    }
+}
+
+/// Figures of each that is measured against nothing.
+pub struct Against<F>([F; 3]);
+
+impl<F> Against<F> {
+    pub fn new(figures: impl Fn(With) -> F) -> Self {
+        Self(AGAINST.map(figures))
+    }
+
+    /// Has what was measured added, with or without: what was measured with nothing, to the figures of each.
+    pub fn add(&mut self, with: With, add: impl Fn(&mut F, bool)) {
+        for (figures, of) in self.0.iter_mut().zip(AGAINST) {
+            if with == of || with == With::Nothing {
+                add(figures, with == of);
+            }
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &F> {
+        self.0.iter()
     }
 }
