@@ -68,7 +68,8 @@ pub trait Kea: Send + Sync + 'static {
     fn track_lease_database(&self) -> bool;
     /// Makes Kea's main thread call [`Mirror::turn`] soon. From any thread.
     fn wake_main_loop(&self);
-    /// Has the thread that calls it, and threads that it starts, give way to those that answer clients, where all want to run.
+    /// Makes the calling thread, and those that it starts later, give way to the threads that answer clients where there are too
+    /// few cores for all.
     fn give_way(&self);
     /// Sets one of Kea's statistics. On the main thread only.
     fn set_statistic(&self, name: &str, value: i64);
@@ -347,7 +348,7 @@ impl<K: Kea> Mirror<K> {
         if running.is_some() {
             return;
         }
-        let [begins, wakes] = [(); 2].map(|()| Arc::clone(&self.kea));
+        let (begins, wakes) = (Arc::clone(&self.kea), Arc::clone(&self.kea));
         let mut start = Some((move || begins.give_way(), move || wakes.wake_main_loop()));
         self.kea.without_signals(&mut || {
             let Some((begin, wake)) = start.take() else { return };

@@ -17,7 +17,7 @@ const BELOW: f64 = 0.88;
 struct Mode {
     family: Family,
     threads: bool,
-    /// From where it is looked for, with each in the order of their names.
+    /// From where it is looked for, by [`With`].
     guesses: [f64; 4],
     rates: Against<Figure>,
 }

@@ -24,8 +24,9 @@ pub enum With {
     /// etcd, on the same cores, as simply as an exact mirror can: each only where its key is as expected, and it listens to what
     /// others write.
     Least,
-    /// No library at all, while that program writes. What it takes is not the server's: this is what a server pays for etcd's
-    /// and the writer's part in the cores and their caches, wherever the records come from.
+    /// No library at all, while that program writes. What it takes is not the server's: this is about what a server pays for
+    /// etcd's and a writer's part in the cores and their caches, wherever the records come from. The program is not nicer than Kea,
+    /// as our worker is.
     Beside,
 }
 

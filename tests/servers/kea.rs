@@ -395,7 +395,7 @@ impl Kea {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
         let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
         let thread = |stat: &str| {
-            // The name is in parentheses; 17 fields after it comes the nice value (proc(5)).
+            // The name is in parentheses; the nice value is the 17th field after it (proc(5)).
             let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
             Some((name.to_owned(), rest.split(' ').nth(16)?.parse().ok()?))
         };
