@@ -20,9 +20,7 @@ struct Figures {
 
 impl Figures {
     fn new(mode: &str, with: With) -> Self {
-        let of = |what, unit, budget| {
-            Figure::ratio(with.name(mode, &format!("{what} at 4,000/s")), unit, with.budget(budget))
-        };
+        let of = |what, unit, budget| with.figure(mode, &format!("{what} at 4,000/s"), unit, budget);
         Self {
             cpu: of("the server's CPU of an exchange", "µs", Budget::AtMost(1.10)),
             all: of("CPU of everything on the machine for an exchange", "µs", Budget::Told),

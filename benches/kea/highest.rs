@@ -24,10 +24,8 @@ struct Mode {
 
 impl Mode {
     fn new((family, threads): (Family, bool)) -> Self {
-        let of = |with: With| {
-            let what = with.name(&mode(family, threads), "highest rate under 1 % drops");
-            Figure::ratio(what, "1/s", with.budget(Budget::AtLeast(0.90)))
-        };
+        let mode = mode(family, threads);
+        let of = |with: With| with.figure(&mode, "highest rate under 1 % drops", "1/s", Budget::AtLeast(0.90));
         Self { family, threads, guesses: [GUESS; 4], rates: Against::new(of) }
     }
 

@@ -1,5 +1,6 @@
 //! What the library costs a server: the same load with it and without it, in turns, on this machine, with etcd and the
-//! clients beside it; some of it also beside another program that writes ([`with`]). Prints a table, keeps the figures in `docs/bench.json` and draws plots beside them.
+//! clients beside it; some of it also beside another program that writes ([`with`]). Prints a table, keeps the figures in
+//! `docs/bench.json` and draws plots beside them.
 //!
 //! `BENCH_ROUNDS` is how many rounds are made (5; of some that are only told, fewer). Arguments are the parts that
 //! are measured, without any all but those of [`APART`]: `cargo bench --bench kea -- large outage`.

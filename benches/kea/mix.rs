@@ -29,10 +29,8 @@ impl Mix {
     pub fn new() -> Self {
         const WHAT: &str = "CPU of an exchange, a renewal or a release at 2,000/s, 1,000/s and 1,000/s";
         Self([Family::V4, Family::V6].map(|family| {
-            let of = |with: With| {
-                Figure::ratio(with.name(&mode(family, true), WHAT), "µs", with.budget(Budget::AtMost(1.10)))
-            };
-            OfFamily { family, cpu: Against::new(of) }
+            let mode = mode(family, true);
+            OfFamily { family, cpu: Against::new(|with| with.figure(&mode, WHAT, "µs", Budget::AtMost(1.10))) }
         }))
     }
 }

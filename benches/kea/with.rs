@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::bed::{Bed, Way};
 use crate::compiled;
-use crate::figures::Budget;
+use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::others::{self, Writing};
 use crate::perfdhcp::{self, Load};
@@ -72,19 +72,16 @@ impl With {
         self.beside(bed, rate, seconds, || perfdhcp::load(bed, rate, seconds))
     }
 
-    /// What a figure of it is called.
-    pub fn name(self, mode: &str, what: &str) -> String {
-        let with = match self {
-            Self::Nothing | Self::Library => "",
-            Self::Least => ", a library that only reads, another program writes to etcd what an exact mirror does",
-            Self::Beside => ", no library, that program writes the same to etcd",
+    /// A figure of it, as a ratio to nothing. Only the library has a budget.
+    pub fn figure(self, mode: &str, what: &str, unit: &'static str, budget: Budget) -> Figure {
+        let (with, budget) = match self {
+            Self::Nothing | Self::Library => ("", budget),
+            Self::Least => {
+                (", a library that only reads, another program writes to etcd what an exact mirror does", Budget::Told)
+            }
+            Self::Beside => (", no library, that program writes the same to etcd", Budget::Told),
         };
-        format!("{mode}{with}: {what}")
-    }
-
-    /// The budget of a figure of it: only the library has one.
-    pub fn budget(self, budget: Budget) -> Budget {
-        if self == Self::Library { budget } else { Budget::Told }
+        Figure::ratio(format!("{mode}{with}: {what}"), unit, budget)
     }
 }
 

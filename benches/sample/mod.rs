@@ -108,6 +108,7 @@ impl Kea for Leases {
     fn wake_main_loop(&self) {}
 
     fn give_way(&self) {}
+
     fn set_statistic(&self, _: &str, _: i64) {}
 
     fn without_signals(&self, _: &mut dyn FnMut()) {}

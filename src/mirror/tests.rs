@@ -43,7 +43,6 @@ impl Kea for OneLease {
     }
     fn wake_main_loop(&self) {}
     fn give_way(&self) {}
-
     fn set_statistic(&self, _: &str, _: i64) {}
     fn without_signals(&self, start: &mut dyn FnMut()) {
         start();
