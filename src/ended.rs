@@ -34,11 +34,15 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// A change of an address was written, or there was nothing to be written.
-    pub fn note(&mut self, address: IpAddr, change: Change, written: bool) {
+    /// A change of an address was written, or there was nothing to be written. Whose lease went is kept, if it tells.
+    pub fn note(&mut self, address: IpAddr, change: &mut Change, written: bool) {
         let finding = change.is_finding();
-        match change.row {
-            Row::Gone { owner: Some(owner) } if !finding => self.put(address, owner),
+        match &mut change.row {
+            Row::Gone { owner } if !finding => {
+                if let Some(owner) = owner.take() {
+                    self.put(address, owner);
+                }
+            }
             Row::Gone { owner: Some(_) } if written => {
                 if let Some(end) = self.by_address.get_mut(&address) {
                     end.times = end.times.saturating_sub(1);
@@ -76,19 +80,19 @@ mod tests {
     use crate::record::v4;
 
     fn note(ended: &mut Ended, n: u32, row: Row) {
-        ended.note(v4(n), Change { queued: None, timestamp: 1, operation: Operation::Update, row }, true);
+        ended.note(v4(n), &mut Change { queued: None, timestamp: 1, operation: Operation::Update, row }, true);
     }
 
     #[test]
     fn a_late_record_is_removed_a_limited_number_of_times() {
         let (mut ended, owner) = (Ended::default(), Some(Lease::plain_v4(1).owner()));
         note(&mut ended, 1, Row::Gone { owner: owner.clone() });
-        let finding =
+        let mut finding =
             Change { queued: None, timestamp: 1, operation: Operation::Sync, row: Row::Gone { owner: owner.clone() } };
-        ended.note(v4(1), finding.clone(), false);
+        ended.note(v4(1), &mut finding, false);
         for _ in 0..TIMES {
             assert_eq!(ended.owner(v4(1)), owner);
-            ended.note(v4(1), finding.clone(), true);
+            ended.note(v4(1), &mut finding, true);
         }
         assert_eq!(ended.owner(v4(1)), None);
     }

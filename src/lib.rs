@@ -58,6 +58,7 @@ pub mod readings;
 pub mod record;
 pub mod resync;
 pub mod scrape;
+pub mod spent;
 pub mod suspects;
 pub mod walk;
 pub mod worker;

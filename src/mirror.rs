@@ -41,6 +41,7 @@ use crate::marks::{Mark, Marks};
 use crate::messages;
 use crate::metrics::Lag;
 use crate::readings::{PAGE, Readings, TURN};
+use crate::spent::Spent;
 use crate::worker::{Shared, Worker};
 
 /// What the mirror needs of Kea.
@@ -115,6 +116,7 @@ impl<K: Kea> Mirror<K> {
             started_at: now(),
             committed: Committed::default(),
             handover,
+            spent: Spent::default(),
             readings: Readings::default(),
             control: Control::default(),
             ticked: AtomicBool::new(false),
@@ -453,7 +455,9 @@ impl<K: Kea> Mirror<K> {
                     return;
                 }
             };
-            let change = Box::new(Change { timestamp, queued: (!found).then_some(at), operation, row });
+            let change = Change { timestamp, queued: (!found).then_some(at), operation, row };
+            // A finding does not come back, whoever made it.
+            let change = if found { Box::new(change) } else { self.shared.spent.renew(change) };
             match handover.put(address, change, ticket) {
                 Err(Refused::Overtaken) => {}
                 queued => break queued,

@@ -21,6 +21,7 @@ use crate::guard::Found;
 use crate::handover::{ByAddress, Changes};
 use crate::lease::{self, Change, Lease, Row};
 use crate::leftovers::{Before, Leftovers};
+use crate::spent::Settled;
 use crate::writer::{Action, Known, Plan, Write, Writer};
 
 /// Operations of a transaction: etcd's default `--max-txn-ops` of 128, which counts the largest of compares, operations
@@ -111,6 +112,8 @@ pub struct Pending {
     observed: Vec<IpAddr>,
     /// Addresses that are to be suspected again.
     again: Vec<IpAddr>,
+    /// Changes that were told and that nobody needs any more.
+    settled: Settled,
     ended: Ended,
     leftovers: Leftovers,
     looked: bool,
@@ -132,6 +135,7 @@ impl Pending {
             asked: HashSet::new(),
             observed: Vec::new(),
             again: Vec::new(),
+            settled: Settled::new(),
             ended: Ended::default(),
             leftovers: Leftovers::default(),
             looked: false,
@@ -183,8 +187,10 @@ impl Pending {
         if let Some(older) = self.waiting.get(&address) {
             change.inherit(older);
         }
-        if self.waiting.insert(address, change).is_none() && !self.in_flight.contains_key(&address) {
-            self.due.push_back(address);
+        match self.waiting.insert(address, change) {
+            Some(older) => self.spend(older),
+            None if self.in_flight.contains_key(&address) => {}
+            None => self.due.push_back(address),
         }
     }
 
@@ -293,8 +299,9 @@ impl Pending {
                 Plan::Settled(known) if !heard => {
                     self.due.pop_front();
                     self.found.remove(&address);
-                    if let Some(change) = self.waiting.remove(&address) {
-                        self.ended.note(address, *change, false);
+                    if let Some(mut change) = self.waiting.remove(&address) {
+                        self.ended.note(address, &mut change, false);
+                        self.spend(change);
                     }
                     self.leftovers.settle(address, leftovers, None);
                     self.remember(address, known);
@@ -341,7 +348,7 @@ impl Pending {
     /// them since, has left something behind, or told something else of the same second.
     pub fn landed(&mut self, batch: Batch, revision: i64) -> Vec<IpAddr> {
         let mut suspects = Vec::new();
-        for Operation { address, change, write } in batch.operations {
+        for Operation { address, mut change, write } in batch.operations {
             let contested = write.as_ref().is_some_and(|write| write.contests);
             let own = write.as_ref().filter(|write| write.changes_key()).map(|_| revision);
             let on_absence = write.as_ref().is_some_and(|write| write.revision == 0);
@@ -359,7 +366,8 @@ impl Pending {
             self.remember(address, ours.map(|revision| Known { revision, indexed }));
             let leftovers = self.in_flight.get(&address).copied().unwrap_or(0);
             let left = self.leftovers.settle(address, leftovers, own);
-            self.ended.note(address, *change, own.is_some());
+            self.ended.note(address, &mut change, own.is_some());
+            self.spend(change);
             if crossed || contested || !self.waiting.contains_key(&address) && (overtaken || left) {
                 suspects.push(address);
             }
@@ -440,6 +448,18 @@ impl Pending {
     #[must_use]
     pub fn has_ended(&self, address: IpAddr) -> bool {
         self.ended.owner(address).is_some()
+    }
+
+    /// The changes that were settled since the last time, whose memory is Kea's (see [`crate::spent`]).
+    pub fn settled(&mut self) -> &mut Settled {
+        &mut self.settled
+    }
+
+    /// Nobody needs it any more. What Kea told of is in memory of its threads.
+    fn spend(&mut self, change: Box<Change>) {
+        if !change.is_finding() {
+            self.settled.push(change);
+        }
     }
 
     /// The addresses that are to be suspected again, since something changed between two readings.
@@ -563,8 +583,12 @@ impl Pending {
 
     fn put_back(&mut self, address: IpAddr, change: Box<Change>) {
         // What came meanwhile is newer, but etcd has been behind since this one.
-        let queued = change.queued;
-        self.waiting.entry(address).and_modify(|newer| newer.queued = queued.or(newer.queued)).or_insert(change);
+        if let Some(newer) = self.waiting.get_mut(&address) {
+            newer.queued = change.queued.or(newer.queued);
+            self.spend(change);
+        } else {
+            self.waiting.insert(address, change);
+        }
         self.settle(address);
     }
 

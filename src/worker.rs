@@ -41,6 +41,7 @@ use crate::messages;
 use crate::metrics::{self, Lag, Told};
 use crate::readings::Readings;
 use crate::scrape;
+use crate::spent::Spent;
 
 use mirroring::Mirroring;
 
@@ -68,6 +69,8 @@ pub struct Shared {
     pub committed: Committed,
     /// The changes.
     pub handover: Handover,
+    /// What is left of those that were settled.
+    pub spent: Spent,
     /// What the lease database is to be asked for.
     pub readings: Readings,
     /// Wishes for comparisons, and how the worker is.

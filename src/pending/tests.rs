@@ -700,6 +700,28 @@ fn a_transaction_has_room_for_the_index_keys() {
 }
 
 #[test]
+fn what_kea_told_goes_back_to_it_once_nobody_needs_it() {
+    let mut pending = pending(3);
+    let settled =
+        |pending: &mut Pending| pending.settled().drain(..).map(|change| change.timestamp).collect::<Vec<_>>();
+    pending.put(v4(0), change(2));
+    assert_eq!(settled(&mut pending), [1], "replaced before it was sent");
+    let batch = pending.next_batch(0).unwrap();
+    pending.put(v4(1), change(3));
+    pending.failed(batch);
+    assert_eq!(settled(&mut pending), [1], "replaced while it was under way");
+    let batch = pending.next_batch(0).unwrap();
+    pending.landed(batch, 7);
+    let mut written = settled(&mut pending);
+    written.sort_unstable();
+    assert_eq!(written, [1, 2, 3]);
+    pending.found_missing(Lease::plain_v4(9), 8);
+    let batch = pending.next_batch(0).unwrap();
+    pending.landed(batch, 9);
+    assert!(settled(&mut pending).is_empty(), "a finding of the worker");
+}
+
+#[test]
 fn nothing_unsettled_is_lost_at_the_end() {
     let mut pending = pending(200);
     let batch = pending.next_batch(0).unwrap();

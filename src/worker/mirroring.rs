@@ -214,6 +214,7 @@ impl<'a> Mirroring<'a> {
             let was_pending = !self.pending.is_empty();
             self.send();
             let is_settled = was_pending && self.pending.is_empty();
+            shared.spent.take_back(self.pending.settled());
             if let Some(deadline) = &mut deadline {
                 if self.ending == Ending::Flushing && self.waiting() == 0 && self.close() {
                     *deadline = Instant::now() + CLOSING;

@@ -1,0 +1,91 @@
+//! Memory of changes, on its way back to Kea's threads.
+//!
+//! A change is made on a thread of Kea and settled on the worker's. Were it freed there, the worker would hold the lock of that
+//! thread's heap each time (glibc `malloc/malloc.c`, `_int_free`: what is larger than 128 bytes goes back under the lock of the
+//! arena that it is from), and whoever allocates there meanwhile sleeps: with a hundred changes at once Kea's main thread did so
+//! 119 times a second at 4,000 leases a second, and longer where the worker, which gives way, was not running. So it goes back and
+//! becomes the next change.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::lease::Change;
+
+/// So many are kept, some 300 KB. What is more, after an outage, the worker frees after all.
+const MAX: usize = 1024;
+
+/// Changes that nobody needs any more, each in the memory that it is from, which is what goes back.
+pub type Settled = Vec<Box<Change>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Spent(Mutex<Settled>);
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::with_capacity(MAX)))
+    }
+}
+
+impl Spent {
+    /// A change in memory of one that was settled, if there is one. What that held is freed here.
+    #[must_use]
+    pub fn renew(&self, change: Change) -> Box<Change> {
+        let spent = self.lock().pop();
+        match spent {
+            Some(mut spent) => {
+                *spent = change;
+                spent
+            }
+            None => Box::new(change),
+        }
+    }
+
+    /// Takes back what was settled.
+    pub fn take_back(&self, settled: &mut Settled) {
+        if settled.is_empty() {
+            return;
+        }
+        let mut spent = self.lock();
+        // It never grows, so that nobody waits for that.
+        let room = settled.len().min(MAX - spent.len());
+        spent.extend(settled.drain(..room));
+        drop(spent);
+        settled.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Settled> {
+        // Each step leaves the vector whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Operation, Row};
+
+    fn change(timestamp: i64) -> Change {
+        Change { queued: None, timestamp, operation: Operation::Offer, row: Row::Gone { owner: None } }
+    }
+
+    #[test]
+    fn a_change_takes_the_place_of_one_that_was_settled() {
+        let spent = Spent::default();
+        let first = spent.renew(change(1));
+        let place: *const Change = &raw const *first;
+        spent.take_back(&mut vec![first]);
+        let second = spent.renew(change(2));
+        assert_eq!((second.timestamp, &raw const *second), (2, place));
+        assert_eq!(spent.renew(change(3)).timestamp, 3, "there is no other");
+    }
+
+    #[test]
+    fn their_number_is_bounded() {
+        let spent = Spent::default();
+        let mut settled: Settled = (0..2000).map(|n| Box::new(change(n))).collect();
+        spent.take_back(&mut settled);
+        assert!(settled.is_empty());
+        let kept = spent.lock();
+        assert_eq!((kept.len(), kept.capacity()), (MAX, MAX));
+    }
+}
