@@ -67,7 +67,7 @@ fn per_lease(family: Family, threads: bool, with_library: bool) -> [f64; 2] {
     let (measured, way) = if with_library {
         (library(), Way::Through(&stopwatch))
     } else {
-        compiled::reader(&reader);
+        compiled::reader(&reader, true);
         (reader, Way::Instead(&stopwatch))
     };
     compiled::stopwatch(&stopwatch, &measured, &report);

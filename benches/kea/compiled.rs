@@ -11,12 +11,13 @@ pub fn stopwatch(stopwatch: &Path, library: &Path, report: &Path) {
     compile(cc, "stopwatch.c", stopwatch);
 }
 
-/// Makes the library that only reads, against Kea's headers where Debian has them.
-pub fn reader(reader: &Path) {
+/// Makes the library that only reads, or one of the same callouts that do nothing, against Kea's headers where Debian has them.
+pub fn reader(reader: &Path, reads: bool) {
     let mut cxx = Command::new("c++");
     // The second has what the headers of Kea 2.2 include and do not come with.
     cxx.args(["-isystem", "/usr/include/kea", "-idirafter"]);
     cxx.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cpp-shim/kea-2.2.0"));
+    cxx.arg(format!("-DREADS={}", u8::from(reads)));
     compile(cxx, "reader.cc", reader);
 }
 

@@ -18,7 +18,7 @@ struct Mode {
     family: Family,
     threads: bool,
     /// From where it is looked for, by [`With`].
-    guesses: [f64; 4],
+    guesses: [f64; With::NUMBER],
     rates: Against<Figure>,
 }
 
@@ -26,7 +26,7 @@ impl Mode {
     fn new((family, threads): (Family, bool)) -> Self {
         let mode = mode(family, threads);
         let of = |with: With| with.figure(&mode, "highest rate under 1 % drops", "1/s", Budget::AtLeast(0.90));
-        Self { family, threads, guesses: [GUESS; 4], rates: Against::new(of) }
+        Self { family, threads, guesses: [GUESS; With::NUMBER], rates: Against::new(of) }
     }
 
     fn measure(&mut self, with: With) {

@@ -1,5 +1,5 @@
-//! What a server is measured with: the library, nothing, the simplest exact mirror that could be, or nothing while another
-//! program writes to etcd.
+//! What a server is measured with: the library, nothing, the simplest exact mirror that could be, nothing while another
+//! program writes to etcd, or a library that does nothing.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -28,16 +28,21 @@ pub enum With {
     /// etcd's and a writer's part in the cores and their caches, wherever the records come from. The program is not nicer than Kea,
     /// as our worker is.
     Beside,
+    /// A library whose callouts do nothing, and nobody writes: what Kea takes to call one after a lease was written.
+    Idle,
 }
 
 /// What is measured against nothing.
-const AGAINST: [With; 3] = [With::Library, With::Least, With::Beside];
+const AGAINST: [With; 4] = [With::Library, With::Least, With::Beside, With::Idle];
 
 impl With {
-    /// All of them, in the order of this round: each is first in every fourth one.
-    pub fn turns(round: usize) -> [Self; 4] {
-        let mut turns = [Self::Library, Self::Nothing, Self::Least, Self::Beside];
-        turns.rotate_left(round % 4);
+    /// How many there are.
+    pub const NUMBER: usize = 5;
+
+    /// All of them, in the order of this round: each is first in every fifth one.
+    pub fn turns(round: usize) -> [Self; Self::NUMBER] {
+        let mut turns = [Self::Library, Self::Nothing, Self::Least, Self::Beside, Self::Idle];
+        turns.rotate_left(round % Self::NUMBER);
         turns
     }
 
@@ -48,8 +53,8 @@ impl With {
         let way = match self {
             Self::Library => Way::Library,
             Self::Nothing | Self::Beside => Way::None,
-            Self::Least => {
-                compiled::reader(&reader);
+            Self::Least | Self::Idle => {
+                compiled::reader(&reader, self == Self::Least);
                 Way::Instead(&reader)
             }
         };
@@ -80,6 +85,7 @@ impl With {
                 (", a library that only reads, another program writes to etcd what an exact mirror does", Budget::Told)
             }
             Self::Beside => (", no library, that program writes the same to etcd", Budget::Told),
+            Self::Idle => (", a library whose callouts do nothing, nobody writes", Budget::Told),
         };
         Figure::ratio(format!("{mode}{with}: {what}"), unit, budget)
     }
@@ -92,12 +98,13 @@ impl Display for With {
             Self::Nothing => "without the library",
             Self::Least => "a library that only reads, another program writes",
             Self::Beside => "without a library, another program writes",
+            Self::Idle => "a library that does nothing",
         })
     }
 }
 
 /// Figures of each that is measured against nothing.
-pub struct Against<F>([F; 3]);
+pub struct Against<F>([F; AGAINST.len()]);
 
 impl<F> Against<F> {
     pub fn new(figures: impl Fn(With) -> F) -> Self {
