@@ -5,9 +5,10 @@
 //! 1. [`bridge`](self): Kea calls an exported callout; the C++ shim unpacks its arguments.
 //! 2. [`mirror`]: what the hook point means ([`hints`], [`marks`], [`lease_commands`]); the lease database is read again, at the
 //!    next turn of Kea's main loop ([`committed`]) or, where it is no memory of Kea's, at once.
-//! 3. [`handover`]: the bounded map of the newest change per address that the worker empties.
+//! 3. [`handover`]: the bounded map of the newest change per address that the worker empties; the memory of what was settled
+//!    comes back the other way ([`spent`]).
 //! 4. [`worker`]: the one thread that talks to etcd, over the [`link`] to one of its members.
-//! 5. [`pending`]: which changes wait, which are under way, what is known of each key which leases
+//! 5. [`pending`]: which changes wait, which are under way, what is known of each key, which leases
 //!    [`ended`], and which index keys are [`leftovers`]; makes the batches.
 //! 6. [`writer`]: what a change becomes: the record, its [`index`] keys, and its [`lifetime`] in etcd.
 //! 7. [`guard`]: who wins when a key holds something else than expected.
