@@ -456,8 +456,7 @@ impl<K: Kea> Mirror<K> {
                 }
             };
             let change = Change { timestamp, queued: (!found).then_some(at), operation, row };
-            // A finding does not come back, whoever made it.
-            let change = if found { Box::new(change) } else { self.shared.spent.renew(change) };
+            let change = if found { Box::new(change) } else { self.shared.spent.refill(change) };
             match handover.put(address, change, ticket) {
                 Err(Refused::Overtaken) => {}
                 queued => break queued,

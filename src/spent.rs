@@ -3,17 +3,19 @@
 //! A change is made on a thread of Kea and settled on the worker's. Were it freed there, the worker would take the lock of that
 //! thread's heap each time (glibc `malloc/malloc.c`, `_int_free`: beyond the seven of a size that a thread keeps, what is larger
 //! than 128 bytes goes back under the lock of the arena that it is from), and whoever allocates there meanwhile sleeps: with a
-//! hundred changes at once Kea's main thread did so up to 119 times a second at 4,000 leases a second, and longer where the
-//! worker, which gives way, was not running. So it goes back and becomes the next change.
+//! hundred changes at once Kea's main thread made up to 119 futex calls a second at 4,000 leases a second, and slept longer where
+//! the worker, which gives way, was not running. So it goes back to Kea's threads and becomes the next change.
+//!
+//! But for findings, which are few or made by the worker: nothing tells these from those.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::lease::Change;
 
-/// So many are kept, some 300 KB. What is more, after an outage, the worker frees after all.
+/// So many are kept, some 300 KB and the texts that they hold. What is more, after an outage, the worker frees after all.
 const MAX: usize = 1024;
 
-/// Changes that nobody needs any more, each in the memory that it is from, which is what goes back.
+/// Changes that nobody needs any more, boxed: it is the boxes that go back.
 pub type Settled = Vec<Box<Change>>;
 
 /// See the module.
@@ -27,10 +29,16 @@ impl Default for Spent {
 }
 
 impl Spent {
-    /// A change in memory of one that was settled, if there is one. What that held is freed here.
+    /// A change in memory of one that was settled, if there is one. What that held is freed here. Nobody waits for the worker,
+    /// which may not be running in the middle of giving some back.
     #[must_use]
-    pub fn renew(&self, change: Change) -> Box<Change> {
-        let spent = self.lock().pop();
+    pub fn refill(&self, change: Change) -> Box<Change> {
+        let spent = match self.0.try_lock() {
+            Ok(mut spent) => spent.pop(),
+            // Each step leaves the vector whole.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().pop(),
+            Err(TryLockError::WouldBlock) => None,
+        };
         match spent {
             Some(mut spent) => {
                 *spent = change;
@@ -45,17 +53,13 @@ impl Spent {
         if settled.is_empty() {
             return;
         }
-        let mut spent = self.lock();
-        // It never grows, so that nobody waits for that.
+        let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It never grows; and of the end nothing moves.
         let room = settled.len().min(MAX - spent.len());
-        spent.extend(settled.drain(..room));
+        spent.extend(settled.drain(settled.len() - room..));
         drop(spent);
         settled.clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Settled> {
-        // Each step leaves the vector whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        settled.shrink_to(MAX);
     }
 }
 
@@ -71,12 +75,12 @@ mod tests {
     #[test]
     fn a_change_takes_the_place_of_one_that_was_settled() {
         let spent = Spent::default();
-        let first = spent.renew(change(1));
+        let first = spent.refill(change(1));
         let place: *const Change = &raw const *first;
         spent.take_back(&mut vec![first]);
-        let second = spent.renew(change(2));
+        let second = spent.refill(change(2));
         assert_eq!((second.timestamp, &raw const *second), (2, place));
-        assert_eq!(spent.renew(change(3)).timestamp, 3, "there is no other");
+        assert_eq!(spent.refill(change(3)).timestamp, 3, "there is no other");
     }
 
     #[test]
@@ -85,7 +89,7 @@ mod tests {
         let mut settled: Settled = (0..2000).map(|n| Box::new(change(n))).collect();
         spent.take_back(&mut settled);
         assert!(settled.is_empty());
-        let kept = spent.lock();
+        let kept = spent.0.lock().unwrap();
         assert_eq!((kept.len(), kept.capacity()), (MAX, MAX));
     }
 }
