@@ -11,6 +11,8 @@ struct OneLease {
     is_closed: std::sync::atomic::AtomicBool,
     /// Reading takes long, and fails.
     is_away: bool,
+    /// No worker is started: its tick would come whenever that thread runs.
+    has_no_threads: bool,
     readings: std::sync::atomic::AtomicUsize,
 }
 
@@ -45,7 +47,9 @@ impl Kea for OneLease {
     fn give_way(&self) {}
     fn set_statistic(&self, _: &str, _: i64) {}
     fn without_signals(&self, start: &mut dyn FnMut()) {
-        start();
+        if !self.has_no_threads {
+            start();
+        }
     }
 }
 
@@ -74,7 +78,8 @@ fn shown() -> Shown {
 
 /// A mirror that is told every write.
 fn tracking() -> Mirror<OneLease> {
-    let kea = OneLease { on_main_thread: true, tracks: true, in_memory: true, ..OneLease::default() };
+    let kea =
+        OneLease { on_main_thread: true, tracks: true, in_memory: true, has_no_threads: true, ..OneLease::default() };
     let mirror = Mirror::new(kea, Family::V4, Config::parse("{}").unwrap(), Changes::default());
     mirror.configured();
     mirror
@@ -272,4 +277,25 @@ fn a_database_that_tells_every_write_needs_no_comparison_after_commands() {
         mirror.command(command, arguments);
         assert_eq!(mirror.shared.control.next(false), None, "{command}");
     }
+}
+
+#[test]
+fn what_was_told_takes_the_place_of_a_change_that_was_settled_and_a_finding_does_not() {
+    let mirror = mirror(true);
+    let shared = &mirror.shared;
+    let settled = || {
+        let row = Row::Gone { owner: None };
+        Box::new(Change { timestamp: 1, queued: None, operation: Operation::Offer, row })
+    };
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    let place_of = |commit| {
+        mirror.read_again(commit);
+        let change = shared.handover.take(Changes::default()).remove(&address).unwrap();
+        &raw const *change
+    };
+    let spent = settled();
+    let place = &raw const *spent;
+    shared.spent.take_back(&mut vec![spent]);
+    assert_ne!(place_of(Commit::of(address, LeaseType::Na, Operation::Sync)), place);
+    assert_eq!(place_of(Commit::of(address, LeaseType::Na, Operation::Renew)), place);
 }
