@@ -106,7 +106,7 @@ pub struct Pending {
     known: ByAddress<Known>,
     /// What the keys of pending and suspected addresses were found to hold.
     found: ByAddress<Seen>,
-    /// Addresses that are being observed, and of which nothing was sent since.
+    /// Addresses that are being observed, and of which nothing was under way then or was sent since.
     asked: HashSet<IpAddr>,
     /// Addresses that were observed, and whose reading has perhaps not come yet.
     observed: Vec<IpAddr>,
@@ -403,12 +403,13 @@ impl Pending {
 
     /// The keys of suspects are about to be observed, and nothing else is being observed.
     pub fn ask(&mut self, suspects: &[IpAddr]) {
-        self.asked = suspects.iter().copied().collect();
+        let is_under_way = |address: &IpAddr| self.in_flight.contains_key(address);
+        self.asked = suspects.iter().copied().filter(|address| !is_under_way(address)).collect();
     }
 
     /// The key of a suspect was observed. Whether its lease is to be read now: not when something of it is pending, which
-    /// may have been read before what made it a suspect, or was sent since the key was asked for, which the answer may not
-    /// show yet; nor when the key is known to have changed since. Then it is suspected again.
+    /// may have been read before what made it a suspect, or was under way at any time since the key was asked for, which the
+    /// answer may not show; nor when the key is known to have changed since. Then it is suspected again.
     pub fn observe(&mut self, address: IpAddr, found: Found) -> bool {
         if !self.asked.remove(&address) || !self.is_news(address, &found) {
             self.again.push(address);

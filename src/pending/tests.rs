@@ -312,6 +312,21 @@ fn an_observation_does_not_count_when_something_was_sent_since_it_was_asked_for(
 }
 
 #[test]
+fn an_observation_does_not_count_when_something_was_under_way_as_it_was_asked_for() {
+    let mut pending = pending(1);
+    let write = pending.next_batch(0).unwrap();
+    pending.landed(write, 7);
+    let gone = Change { queued: None, timestamp: 2, operation: By::Update, row: Row::Gone { owner: None } };
+    pending.put(v4(0), Box::new(gone));
+    let removal = pending.next_batch(0).unwrap();
+    pending.ask(&[v4(0)]);
+    pending.landed(removal, 9);
+    // The key was read before it was removed. No revision is known of a key that does not exist.
+    assert!(!pending.observe(v4(0), junk(8)));
+    assert_eq!(pending.take_again(), [v4(0)]);
+}
+
+#[test]
 fn a_lease_without_a_record_is_written_if_there_still_is_none() {
     let mut pending = pending(0);
     pending.found_missing(Lease::plain_v4(0), 7);
