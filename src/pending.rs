@@ -200,9 +200,12 @@ impl Pending {
         self.waiting.contains_key(&address) || self.in_flight.contains_key(&address)
     }
 
-    /// The addresses of which something is unsettled.
+    /// The addresses of which something is unsettled or being observed, some of them more than once. A comparison that begins
+    /// judges none of them: what is decided on what was observed before may not know what it reads, where the watch lost
+    /// changes.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).copied()
+        let observed = self.asked.iter().chain(&self.observed);
+        self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).chain(observed).copied()
     }
 
     /// How many addresses are not settled.

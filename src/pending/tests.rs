@@ -312,6 +312,18 @@ fn an_observation_does_not_count_when_something_was_sent_since_it_was_asked_for(
 }
 
 #[test]
+fn a_comparison_does_not_judge_what_is_being_observed() {
+    let mut pending = pending(0);
+    let unjudged = |pending: &Pending| pending.addresses().collect::<Vec<_>>();
+    pending.ask(&[v4(0)]);
+    assert_eq!(unjudged(&pending), [v4(0)], "its key is being read");
+    assert!(pending.observe(v4(0), junk(7)));
+    assert_eq!(unjudged(&pending), [v4(0)], "its lease is being read");
+    pending.all_read();
+    assert!(unjudged(&pending).is_empty());
+}
+
+#[test]
 fn an_observation_does_not_count_when_something_was_under_way_as_it_was_asked_for() {
     let mut pending = pending(1);
     let write = pending.next_batch(0).unwrap();
