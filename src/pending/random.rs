@@ -7,8 +7,9 @@
 //! removes records and index keys, and revokes etcd leases.
 //!
 //! No comparison is made that the library does not ask for, but of single addresses in the cases of
-//! [`World::is_excused`]. Left out is what nobody promises: records in the name of a server that does not exist, or in a partner's name over ours, which
-//! look like a partner's; and two changes within a second, of which nobody can tell the newer one.
+//! [`World::is_excused`]. Left out is what nobody promises: records in the name of a server that does not exist, or in a partner's
+//! name over ours, which look like a partner's; records that are to the letter what a server is about to write, which look like
+//! a write of its own without an answer; and two changes within a second, of which nobody can tell the newer one.
 //!
 //! `WALK_SEED` repeats a walk; `WALKS` is how many are made, from there on. What happened on a walk that fails is told.
 
@@ -598,7 +599,8 @@ impl World {
         let anybody = SERVERS[self.random.usize(..2)];
         let forged = || {
             let server = record.map_or(anybody.into(), |record| record.server);
-            record::to_json(&lease, By::Update, None, lease.cltt, &server)
+            // At a second at which nothing was told of this lease.
+            record::to_json(&lease, By::Update, None, lease.cltt - 1, &server)
         };
         match self.random.u8(..5) {
             0 => self.etcd.write(vec![(key, None)]),
