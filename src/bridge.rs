@@ -605,7 +605,8 @@ fn reclaiming(mirror: &Mirror<KeaServer>, operation: Operation, shown: &LeaseRea
 /// The callouts, by the names that Kea looks up. Their arguments and order are those of Kea's hook points
 /// (`src/bin/dhcp4/dhcp4_hooks.dox`, `src/bin/dhcp6/dhcp6_hooks.dox`). None stands at `lease4_select` and `lease6_select`,
 /// which every new client passes twice: a lease that was committed and of which nobody told what is about to happen to it
-/// is newly assigned.
+/// is newly assigned. Nor does one stand at `lease4_release` and `lease6_release`: `leases4_committed` and `leases6_committed` show
+/// what was given back among what was deleted, also where Kea keeps the row for the client (2.4 and later, lease affinity).
 macro_rules! callouts {
     ($($(#[doc = $doc:literal])+ $name:ident => $work:expr;)+) => {
         $(
@@ -646,8 +647,6 @@ callouts! {
         }
         Ok(())
     };
-    /// The holder gives the lease back. `leases4_committed` follows the write, and what is left then is called updated.
-    lease4_release => |mirror, handle| about_to4(mirror, Operation::Update, handle);
     /// A lease is past its end and about to be reclaimed.
     lease4_expire => |mirror, handle| { reclaiming(mirror, Operation::Update, &shown4(handle)?); Ok(()) };
     /// The probation of a declined address is over.
@@ -663,8 +662,6 @@ callouts! {
     lease6_decline => |mirror, handle| about_to6(mirror, Operation::Decline, handle, ffi::lease6_address);
     /// A client tells an address that it made up itself (RFC 9686, Kea 3.0). `leases6_committed` follows the write.
     addr6_register => |mirror, handle| about_to6(mirror, Operation::Renew, handle, ffi::registered6_address);
-    /// The holder gives the lease back. `leases6_committed` follows the write, and what is left then is called updated.
-    lease6_release => |mirror, handle| about_to6(mirror, Operation::Update, handle, ffi::lease6_address);
     /// A lease is past its end and about to be reclaimed.
     lease6_expire => |mirror, handle| { reclaiming(mirror, Operation::Update, &shown6(handle)?); Ok(()) };
     /// The probation of a declined address is over.
