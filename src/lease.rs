@@ -275,7 +275,7 @@ pub struct Change {
     pub timestamp: i64,
     /// When it, or an older one that it replaced, was queued; `None` when nobody told of it.
     pub queued: Option<Instant>,
-    /// What made it.
+    /// What made it; of the end of a lease that was newly assigned and is not written, the assignment.
     pub operation: Operation,
     /// What the lease database holds since.
     pub row: Row,
@@ -288,19 +288,30 @@ impl Change {
         self.operation == Operation::Sync
     }
 
+    /// Whether it is the end of a lease that was newly assigned and of which nothing has been written since, as far as is known:
+    /// most likely the address has no record.
+    #[must_use]
+    pub fn takes_back(&self) -> bool {
+        self.operation == Operation::Offer && matches!(self.row, Row::Gone { .. })
+    }
+
     /// Takes over from an `older` change of the same address, which this one replaces, whose lease went, if this is a
-    /// removal that does not know. What a finding read may be a lease that somebody else took away, for a reason of which
-    /// nobody told; another server may still keep it.
+    /// removal that does not know, and that it [takes back](Self::takes_back) what was not written. What a finding read may be a
+    /// lease that somebody else took away, for a reason of which nobody told; another server may still keep it.
     pub fn inherit(&mut self, older: &Self) {
         if older.is_finding() {
             return;
         }
         self.queued = older.queued.or(self.queued);
-        if let Row::Gone { owner: owner @ None } = &mut self.row {
+        let Row::Gone { owner } = &mut self.row else { return };
+        if owner.is_none() {
             *owner = match &older.row {
                 Row::Held { lease, .. } => Some(lease.owner()),
                 Row::Gone { owner } => owner.clone(),
             };
+        }
+        if older.operation == Operation::Offer && self.operation != Operation::Sync {
+            self.operation = older.operation;
         }
     }
 

@@ -316,7 +316,8 @@ impl Pending {
                     continue;
                 }
             };
-            weight += write.operations();
+            // Its condition is one, too.
+            weight += write.operations().max(1);
             bytes += change.estimated_bytes();
             if !operations.is_empty() && (weight > MAX_OPERATIONS || bytes > MAX_BYTES) {
                 break;

@@ -60,14 +60,14 @@ pub enum Action {
     Move(Option<Window>),
     /// The record stays as it is, and at its revision; only index keys are removed.
     Keep,
-    /// The same where no record of ours stands.
+    /// The same where no record of ours stands, and perhaps none at all.
     Tidy,
     /// The record is removed.
     Remove,
 }
 
 impl Write {
-    /// Operations that it takes in a transaction.
+    /// Operations that it takes in a transaction, beside its condition; none where only that is wanted.
     #[must_use]
     pub fn operations(&self) -> usize {
         usize::from(self.changes_key()) + self.index.len() + self.outdated.len()
@@ -141,6 +141,10 @@ impl Writer {
         left: &[&Identifiers],
         now: i64,
     ) -> Plan {
+        if known.is_none() && change.takes_back() {
+            // There is no record, unless somebody else wrote one: that is required beside what else is written.
+            return Plan::Write(self.write_nothing(address, change, None, left));
+        }
         // What was removed has index keys that only its record tells, and so has what is written over.
         let look = match (&change.row, known) {
             (Row::Held { .. }, None) => false,
@@ -179,17 +183,20 @@ impl Writer {
         Write { revision: key.map_or(0, |key| key.revision), action, outdated, index, contests: false }
     }
 
-    /// What is left to be done where the change yields to what stands there: index keys that do not belong to that.
+    /// What is left to be done where the change yields to what stands there.
     fn tidy(&self, address: IpAddr, change: &Change, key: Option<&FoundKey>, left: &[&Identifiers]) -> Plan {
+        let write = self.write_nothing(address, change, key, left);
+        if write.operations() == 0 { Plan::Settled(None) } else { Plan::Write(write) }
+    }
+
+    /// No record is written or removed, only index keys are that do not belong to what stands there.
+    fn write_nothing(&self, address: IpAddr, change: &Change, key: Option<&FoundKey>, left: &[&Identifiers]) -> Write {
         // A finding knows it from an end that took its index keys along.
         let of_gone = self.who_went(change).filter(|_| key.is_none() && !change.is_finding());
         let stay = identifiers(key).flat_map(|stays| self.index.possible_keys(stays, address)).collect::<Vec<_>>();
         let outdated = self.outdated(address, of_gone.iter().chain(left.iter().copied()), &stay);
-        if outdated.is_empty() {
-            return Plan::Settled(None);
-        }
         let revision = key.map_or(0, |key| key.revision);
-        Plan::Write(Write { revision, action: Action::Tidy, index: Vec::new(), outdated, contests: false })
+        Write { revision, action: Action::Tidy, index: Vec::new(), outdated, contests: false }
     }
 
     /// Whose lease went, where a removal tells and index keys are written.

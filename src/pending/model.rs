@@ -171,7 +171,9 @@ impl World {
             }
             Move::Tell(n) => {
                 let owner = self.servers[n].telling.pop_front().unwrap();
-                self.read_again(n, By::Renew, owner);
+                // The address was free.
+                let operation = if owner.is_none() { By::Offer } else { By::Renew };
+                self.read_again(n, operation, owner);
             }
             Move::Send(n) => self.send(n),
             Move::Apply(n) => {

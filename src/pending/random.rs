@@ -285,7 +285,9 @@ impl World {
         if before.as_ref().map(|before| &before.hwaddr) != holder.as_ref() {
             self.hands.push((self.now, address, n));
         }
-        self.read_again(n, address, By::Update, before.filter(|_| is_known).map(|before| before.owner()));
+        // Of the end of a lease the first one says that it is not written, which need not be true.
+        let operation = self.random.choice([By::Offer, By::Update]).unwrap_or(By::Update);
+        self.read_again(n, address, operation, before.filter(|_| is_known).map(|before| before.owner()));
     }
 
     /// What a callout, or the main thread for the worker, puts into the queue.

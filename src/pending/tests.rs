@@ -119,6 +119,53 @@ fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out(
 }
 
 #[test]
+fn the_end_of_a_lease_that_is_not_written_needs_no_look_and_no_record() {
+    let mut pending = pending(0);
+    let offered = Box::new(Change { operation: By::Offer, ..*change(1) });
+    let gone = |timestamp| {
+        let row = Row::Gone { owner: None };
+        Box::new(Change { queued: None, timestamp, operation: By::Update, row })
+    };
+    pending.put(v4(0), offered.clone());
+    pending.put(v4(0), gone(2));
+    pending.put(v4(1), change(1));
+    let batch = pending.next_batch(0).unwrap();
+    let requires = |batch: &Batch, address| {
+        let operation = batch.operations().iter().find(|operation| operation.address == address).unwrap();
+        operation.write.as_ref().map(|write| (write.revision, write.action, write.operations()))
+    };
+    assert_eq!(batch.operations().len(), 2, "it goes with the others");
+    assert_eq!(requires(&batch, v4(0)), Some((0, Action::Tidy, 0)));
+
+    // Somebody forged a record, or a write of ours had landed after all.
+    let record = our_record(&offered, 7);
+    let others = Found { as_of: 8, key: None };
+    let found = batch.addresses().map(|address| if address == v4(0) { record.clone() } else { others.clone() });
+    let found = found.collect();
+    pending.seen(batch, found);
+    let batch = pending.next_batch(0).unwrap();
+    assert_eq!(requires(&batch, v4(0)), Some((7, Action::Remove, 1)));
+    pending.landed(batch, 9);
+
+    // What is written is known.
+    pending.put(v4(0), offered.clone());
+    let batch = pending.next_batch(0).unwrap();
+    pending.landed(batch, 10);
+    pending.put(v4(0), gone(3));
+    assert_eq!(requires(&pending.next_batch(0).unwrap(), v4(0)), Some((10, Action::Remove, 1)));
+}
+
+#[test]
+fn conditions_count_as_operations() {
+    let mut pending = pending(0);
+    for n in 0..200 {
+        let change = Change { operation: By::Offer, row: Row::Gone { owner: None }, ..*change(1) };
+        pending.put(v4(n), Box::new(change));
+    }
+    assert_eq!(pending.next_batch(0).unwrap().operations().len(), MAX_OPERATIONS);
+}
+
+#[test]
 fn a_finding_is_written_only_on_what_was_observed_before() {
     let mut pending = pending(0);
     pending.put(v4(0), sync(2));

@@ -108,9 +108,11 @@ impl Mirroring<'_> {
 
     fn landed(&mut self, batch: Batch, revision: i64) {
         let counters = &self.shared.counters;
-        let (mut written, mut changed) = (None, false);
+        let (mut written, mut changed, mut is_empty) = (None, false, true);
         for operation in batch.operations() {
-            let Some(write) = &operation.write else { continue };
+            // Of some only the absence was required.
+            let Some(write) = operation.write.as_ref().filter(|write| write.operations() > 0) else { continue };
+            is_empty = false;
             changed |= write.changes_key();
             if let Some(queued) = operation.change.queued {
                 self.shared.lag.observe(queued.elapsed());
@@ -132,6 +134,7 @@ impl Mirroring<'_> {
         }
         match written {
             Some(address) => self.history.wrote(self.pending.writer().keys.of(address), revision),
+            None if is_empty => {}
             None => self.history.removed(revision),
         }
         // Without a change the revision may be that of somebody else's, which is to be noticed.
