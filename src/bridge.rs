@@ -605,8 +605,9 @@ fn reclaiming(mirror: &Mirror<KeaServer>, operation: Operation, shown: &LeaseRea
 /// The callouts, by the names that Kea looks up. Their arguments and order are those of Kea's hook points
 /// (`src/bin/dhcp4/dhcp4_hooks.dox`, `src/bin/dhcp6/dhcp6_hooks.dox`). None stands at `lease4_select` and `lease6_select`,
 /// which every new client passes twice: a lease that was committed and of which nobody told what is about to happen to it
-/// is newly assigned. Nor does one stand at `lease4_release` and `lease6_release`: `leases4_committed` and `leases6_committed` show
-/// what was given back among what was deleted, also where Kea keeps the row for the client (2.4 and later, lease affinity).
+/// is newly assigned. Nor does one stand at `lease4_release` and `lease6_release`, for which Kea would fill in arguments:
+/// `leases4_committed` and `leases6_committed` show what was given back among what was deleted, also where Kea keeps the row for
+/// the client (2.4 and later, lease affinity), and a record that goes has no operation.
 macro_rules! callouts {
     ($($(#[doc = $doc:literal])+ $name:ident => $work:expr;)+) => {
         $(

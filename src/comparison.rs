@@ -110,14 +110,14 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// A comparison that begins `now`, seconds since the epoch; nothing of the `pending` addresses is judged.
-    pub fn new(writer: Writer, family: Family, now: i64, pending: impl Iterator<Item = IpAddr>) -> Self {
+    /// A comparison that begins `now`, seconds since the epoch.
+    pub fn new(writer: Writer, family: Family, now: i64) -> Self {
         Self {
             writer,
             family,
             now,
             seen: ByAddress::default(),
-            touched: pending.collect(),
+            touched: HashSet::new(),
             orphans: Vec::new(),
             findings: Findings::default(),
         }

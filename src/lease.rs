@@ -275,7 +275,8 @@ pub struct Change {
     pub timestamp: i64,
     /// When it, or an older one that it replaced, was queued; `None` when nobody told of it.
     pub queued: Option<Instant>,
-    /// What made it; of the end of a lease that was newly assigned and is not written, the assignment.
+    /// What made it; of the end of a lease that was newly assigned and not written yet, that it was (see
+    /// [`takes_back`](Self::takes_back)).
     pub operation: Operation,
     /// What the lease database holds since.
     pub row: Row,
@@ -288,8 +289,8 @@ impl Change {
         self.operation == Operation::Sync
     }
 
-    /// Whether it is the end of a lease that was newly assigned and of which nothing has been written since, as far as is known:
-    /// most likely the address has no record.
+    /// Whether it is the end of a lease that was newly assigned and, as far as this change knows, not written: unless the key is
+    /// known to exist, there is most likely none.
     #[must_use]
     pub fn takes_back(&self) -> bool {
         self.operation == Operation::Offer && matches!(self.row, Row::Gone { .. })

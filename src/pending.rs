@@ -168,6 +168,10 @@ impl Pending {
                 // Read later, so newer; but what made the change is known from the older one.
                 let mut newer = change;
                 newer.inherit(told);
+                if told.takes_back() && matches!(newer.row, Row::Held { .. }) {
+                    // That lease went; nobody told how this one came.
+                    told.operation = lease::Operation::Update;
+                }
                 told.row = newer.row;
                 return;
             }
@@ -201,8 +205,8 @@ impl Pending {
     }
 
     /// The addresses of which something is unsettled or being observed, some of them more than once. A comparison that begins
-    /// judges none of them: what is decided on what was observed before may not know what it reads, where the watch lost
-    /// changes.
+    /// judges none of them: what was observed may be older than what it reads, and where the watch lost what lies between nobody
+    /// else would notice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let observed = self.asked.iter().chain(&self.observed);
         self.due.iter().chain(&self.unseen).chain(self.in_flight.keys()).chain(observed).copied()
@@ -316,7 +320,7 @@ impl Pending {
                     continue;
                 }
             };
-            // Its condition is one, too.
+            // etcd bounds conditions as well, and each has one, also where nothing is written.
             weight += write.operations().max(1);
             bytes += change.estimated_bytes();
             if !operations.is_empty() && (weight > MAX_OPERATIONS || bytes > MAX_BYTES) {
@@ -409,6 +413,11 @@ impl Pending {
     pub fn ask(&mut self, suspects: &[IpAddr]) {
         let is_under_way = |address: &IpAddr| self.in_flight.contains_key(address);
         self.asked = suspects.iter().copied().filter(|address| !is_under_way(address)).collect();
+    }
+
+    /// The keys that were asked for are not told.
+    pub fn unanswered(&mut self) {
+        self.asked.clear();
     }
 
     /// The key of a suspect was observed. Whether its lease is to be read now: not when something of it is pending, which

@@ -51,8 +51,9 @@ pub struct Resync {
     pub findings: Findings,
     /// Addresses that it suspects, and that are to be read again.
     pub suspects: Suspects,
-    /// Addresses of which a change waited when it began. They are not judged, and that change may have been read before
-    /// another one that nobody told: they are suspects when the comparison is done.
+    /// Addresses of which a change waited, or that were observed, before the first page came; some more than once. They are not
+    /// judged, what was read or observed may be older than another change that nobody told, and where the watch lost some it
+    /// goes on only from that page: they are suspects when the comparison is done.
     pub unjudged: Vec<IpAddr>,
     comparison: Option<Comparison>,
     family: Family,
@@ -91,9 +92,7 @@ impl Resync {
     ) -> Self {
         let (writer, since) = (pending.writer().clone(), now());
         let walks = (Walk::new(writer.keys.base()), Walk::new(writer.index.base()));
-        let unjudged: Vec<IpAddr> = pending.addresses().collect();
-        let comparison = Comparison::new(writer, family, since, unjudged.iter().copied());
-        Self {
+        let mut resync = Self {
             number,
             purpose,
             reason,
@@ -101,8 +100,8 @@ impl Resync {
             started: Instant::now(),
             findings: Findings::default(),
             suspects: Suspects::default(),
-            unjudged,
-            comparison: Some(comparison),
+            unjudged: Vec::new(),
+            comparison: Some(Comparison::new(writer, family, since)),
             family,
             stage: Stage::Records(walks.0.clone()),
             walks,
@@ -110,7 +109,9 @@ impl Resync {
             limit,
             reading: false,
             not_before: Instant::now(),
-        }
+        };
+        resync.touch_all(pending);
+        resync
     }
 
     /// The address changes meanwhile.
@@ -118,6 +119,13 @@ impl Resync {
         if let Some(comparison) = &mut self.comparison {
             comparison.touch(address);
         }
+        if self.revision == 0 {
+            self.unjudged.push(address);
+        }
+    }
+
+    fn touch_all(&mut self, pending: &Pending) {
+        pending.addresses().for_each(|address| self.touch(address));
     }
 
     /// What is to be read next. What it tells counts as asked for. While the worker is `busy`, or there are suspects,
@@ -154,9 +162,13 @@ impl Resync {
         matches!(self.stage, Stage::Judged) && self.suspects.is_empty()
     }
 
-    /// A page of keys came. Returns index keys that belong to no record.
-    pub fn keys(&mut self, page: &Page) -> Vec<(Vec<u8>, i64)> {
+    /// A page of keys came. Returns index keys that belong to no record. Nothing that is `pending` when the first one comes is
+    /// judged.
+    pub fn keys(&mut self, page: &Page, pending: &Pending) -> Vec<(Vec<u8>, i64)> {
         self.reading = false;
+        if self.revision == 0 {
+            self.touch_all(pending);
+        }
         self.limit = (self.limit * 2).min(KEYS);
         self.revision = page.revision;
         let Some(comparison) = &mut self.comparison else { return Vec::new() };
@@ -224,5 +236,28 @@ impl Resync {
         }
         self.suspects.extend(suspects);
         missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::v4;
+    use crate::writer::Writer;
+
+    #[test]
+    fn what_changes_before_etcd_was_read_is_suspected_in_the_end() {
+        let mut pending = Pending::new(Writer::plain("a"));
+        pending.ask(&[v4(1)]);
+        let mut resync = Resync::new(1, (Purpose::Resync, "start"), &pending, Family::V4, KEYS);
+        resync.touch(v4(2));
+        pending.ask(&[v4(3)]);
+        let page = Page { pairs: Vec::new(), more: false, count: 0, revision: 7 };
+        resync.keys(&page, &pending);
+        // The watch tells what happened after that.
+        resync.touch(v4(4));
+        pending.ask(&[v4(5)]);
+        resync.keys(&page, &pending);
+        assert_eq!(resync.unjudged, [1, 2, 3].map(v4));
     }
 }

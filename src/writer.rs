@@ -60,7 +60,8 @@ pub enum Action {
     Move(Option<Window>),
     /// The record stays as it is, and at its revision; only index keys are removed.
     Keep,
-    /// The same where no record of ours stands, and perhaps none at all.
+    /// No record of ours stands there, or none at all: only index keys are removed, if any. With revision 0 the absence of the
+    /// key is required.
     Tidy,
     /// The record is removed.
     Remove,

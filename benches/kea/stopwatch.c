@@ -74,8 +74,8 @@ static int in_turns(callout *there, void *handle, struct times *times) {
     int name(void *handle) { return in_turns(name##_there, handle, &name##_times); }
 
 #define CALLOUTS(DO)                                                                                                   \
-    DO(lease4_renew) DO(lease4_release) DO(lease4_offer) DO(leases4_committed)                                         \
-    DO(lease6_renew) DO(lease6_rebind) DO(lease6_release) DO(leases6_committed)
+    DO(lease4_renew) DO(lease4_offer) DO(leases4_committed)                                                            \
+    DO(lease6_renew) DO(lease6_rebind) DO(leases6_committed)
 
 CALLOUTS(PASS_ON)
 

@@ -85,7 +85,10 @@ impl Store {
 
     /// A whole comparison, in which `touched` changes: what it found, and who is suspected.
     pub fn compare(&self, touched: Option<IpAddr>) -> (Findings, BTreeSet<IpAddr>, Orphans) {
-        let mut comparison = Comparison::new(self.writer.clone(), self.family, NOW, touched.into_iter());
+        let mut comparison = Comparison::new(self.writer.clone(), self.family, NOW);
+        if let Some(address) = touched {
+            comparison.touch(address);
+        }
         let records = self.page(self.writer.keys.base());
         comparison.records(&records);
         comparison.index(&self.page(self.writer.index.base()));

@@ -65,9 +65,11 @@ struct Server {
 
 /// A comparison that runs.
 struct Comparison {
-    /// The revision at which etcd was read, and the server of each record.
+    /// The revision at which etcd was read, once it was, and the server of each record.
     revision: i64,
     records: BTreeMap<IpAddr, String>,
+    /// Whether the server was told.
+    has_come: bool,
     /// Addresses that are not judged, and those of them that are suspected at the end.
     touched: HashSet<IpAddr>,
     unjudged: Vec<IpAddr>,
@@ -77,6 +79,15 @@ struct Comparison {
     page: Option<(IpAddr, Option<Lease>)>,
     /// What is to settle before it is done, once that is known.
     settling: Option<HashSet<IpAddr>>,
+}
+
+impl Comparison {
+    fn touch(&mut self, address: IpAddr) {
+        self.touched.insert(address);
+        if !self.has_come {
+            self.unjudged.push(address);
+        }
+    }
 }
 
 impl Server {
@@ -104,7 +115,9 @@ impl Server {
     fn take_over(&mut self) {
         let mut taken = self.handover.take(Changes::default());
         if let Some(comparison) = &mut self.comparison {
-            comparison.touched.extend(taken.keys());
+            for address in taken.keys() {
+                comparison.touch(*address);
+            }
         }
         self.pending.absorb(&mut taken, usize::MAX);
     }
@@ -285,7 +298,7 @@ impl World {
         if before.as_ref().map(|before| &before.hwaddr) != holder.as_ref() {
             self.hands.push((self.now, address, n));
         }
-        // Of the end of a lease the first one says that it is not written, which need not be true.
+        // Of the end of a lease an offer says that it is not written, which need not be true.
         let operation = self.random.choice([By::Offer, By::Update]).unwrap_or(By::Update);
         self.read_again(n, address, operation, before.filter(|_| is_known).map(|before| before.owner()));
     }
@@ -482,7 +495,7 @@ impl World {
             };
             let found = Found { as_of: revision, key: event.after.as_ref().map(Entry::found) };
             if let Some(comparison) = &mut server.comparison {
-                comparison.touched.insert(address);
+                comparison.touch(address);
             }
             if !server.pending.noticed(address, &found, before) {
                 server.suspects.insert(address);
@@ -502,6 +515,8 @@ impl World {
                 server.wants_comparison = false;
                 self.begin_comparison(n);
             }
+            Some(comparison) if comparison.revision == 0 => self.read_etcd(n),
+            Some(comparison) if !comparison.has_come => self.etcd_was_read(n),
             Some(comparison) if comparison.page.is_some() || !comparison.to_read.is_empty() => self.compare_next(n),
             Some(Comparison { settling: settling @ None, .. })
                 if !is_reading && server.suspects.is_empty() && server.handover.queued() == 0 =>
@@ -520,30 +535,45 @@ impl World {
         }
     }
 
-    /// etcd is read at one revision, and index keys without a record are removed.
     fn begin_comparison(&mut self, n: usize) {
+        let server = &mut self.servers[n];
+        server.take_over();
+        let mut comparison = Comparison {
+            revision: 0,
+            records: BTreeMap::new(),
+            has_come: false,
+            touched: HashSet::new(),
+            unjudged: Vec::new(),
+            to_read: addresses().collect(),
+            page: None,
+            settling: None,
+        };
+        server.pending.addresses().for_each(|address| comparison.touch(address));
+        server.comparison = Some(comparison);
+    }
+
+    /// etcd is read at one revision, and index keys without a record are removed.
+    fn read_etcd(&mut self, n: usize) {
         for address in addresses() {
             let extra = &self.index_keys_there(address) - &self.index_keys(address);
             self.etcd.write(extra.into_iter().map(|key| (key, None)).collect());
         }
         let server_of = |address| Some((address, self.record(address)?.server));
         let records = addresses().filter_map(server_of).collect();
-        let revision = self.etcd.revision;
-        let server = &mut self.servers[n];
-        if server.watched_to == 0 {
-            server.watched_to = revision;
+        if let Some(comparison) = &mut self.servers[n].comparison {
+            (comparison.revision, comparison.records) = (self.etcd.revision, records);
         }
-        server.take_over();
-        let unjudged: Vec<IpAddr> = server.pending.addresses().collect();
-        server.comparison = Some(Comparison {
-            revision,
-            records,
-            touched: unjudged.iter().copied().collect(),
-            unjudged,
-            to_read: addresses().collect(),
-            page: None,
-            settling: None,
-        });
+    }
+
+    /// The answer comes.
+    fn etcd_was_read(&mut self, n: usize) {
+        let server = &mut self.servers[n];
+        let Some(comparison) = &mut server.comparison else { return };
+        if server.watched_to == 0 {
+            server.watched_to = comparison.revision;
+        }
+        server.pending.addresses().for_each(|address| comparison.touch(address));
+        comparison.has_come = true;
     }
 
     /// A lease is read, or one that was read is held against its record.

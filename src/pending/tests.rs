@@ -156,7 +156,16 @@ fn the_end_of_a_lease_that_is_not_written_needs_no_look_and_no_record() {
 }
 
 #[test]
-fn conditions_count_as_operations() {
+fn a_lease_that_is_found_where_another_was_taken_back_is_called_updated() {
+    let mut pending = pending(0);
+    pending.put(v4(0), Box::new(Change { operation: By::Offer, row: Row::Gone { owner: None }, ..*change(1) }));
+    // Another server of the same lease database has assigned the address.
+    pending.put(v4(0), sync(2));
+    assert_eq!(pending.next_batch(0).unwrap().operations()[0].change.operation, By::Update);
+}
+
+#[test]
+fn a_transaction_has_at_most_127_conditions_also_where_nothing_is_written() {
     let mut pending = pending(0);
     for n in 0..200 {
         let change = Change { operation: By::Offer, row: Row::Gone { owner: None }, ..*change(1) };

@@ -89,7 +89,7 @@ impl Mirroring<'_> {
                     self.start_watch();
                 }
                 let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
-                let orphans = resync.keys(&page);
+                let orphans = resync.keys(&page, &self.pending);
                 self.page_limit = resync.limit;
                 if resync.purpose == Purpose::Resync {
                     self.tidy(&orphans);
@@ -165,6 +165,9 @@ impl Mirroring<'_> {
         | Failure::LeaseGone(reason)
         | Failure::Compacted(reason)) = &failure;
         let reason = reason.clone();
+        if matches!(flight, Flight::Observe(_)) {
+            self.pending.unanswered();
+        }
         self.last_error = Some((reason.clone(), now()));
         match (failure, flight) {
             (Failure::Refused(_), Flight::Batch(batch, _)) => {

@@ -364,8 +364,8 @@ impl<'a> Mirroring<'a> {
                 let request = Request::look(batch.addresses(), writer, &self.presence_key);
                 self.fly(request, Flight::Batch(batch, Vec::new()));
             } else {
-                // Also beside keys that are to be read first: few removals of leases whose record was never written would else
-                // have everything sent at once, in small transactions.
+                // Also beside keys that are to be read first: a few removals of which no key is known would else have everything
+                // sent at once, in small transactions.
                 let is_last = !self.pending.is_write_due();
                 if is_last && self.resync.is_none() && self.ending == Ending::No {
                     self.gathering.begin(batch.operations().len());
