@@ -59,6 +59,7 @@ pub mod readings;
 pub mod record;
 pub mod resync;
 pub mod scrape;
+pub mod sorted;
 pub mod spent;
 pub mod suspects;
 pub mod walk;

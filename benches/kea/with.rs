@@ -37,11 +37,12 @@ const AGAINST: [With; 4] = [With::Library, With::Least, With::Beside, With::Idle
 
 impl With {
     /// How many there are.
-    pub const NUMBER: usize = 5;
+    pub const NUMBER: usize = 1 + AGAINST.len();
 
     /// All of them, in the order of this round: each is first in every fifth one.
     pub fn turns(round: usize) -> [Self; Self::NUMBER] {
-        let mut turns = [Self::Library, Self::Nothing, Self::Least, Self::Beside, Self::Idle];
+        let mut turns = [Self::Nothing; Self::NUMBER];
+        turns[1..].copy_from_slice(&AGAINST);
         turns.rotate_left(round % Self::NUMBER);
         turns
     }
