@@ -311,7 +311,7 @@ impl Change {
                 Row::Gone { owner } => owner.clone(),
             };
         }
-        if older.operation == Operation::Offer && self.operation != Operation::Sync {
+        if older.operation == Operation::Offer && !self.is_finding() {
             self.operation = older.operation;
         }
     }
