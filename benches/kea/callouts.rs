@@ -1,5 +1,5 @@
 //! How long the library keeps a packet thread: `stopwatch.c` stands between the server and the library. Without it, it is
-//! `reader.cc` that is measured, which does nothing but read the lease that was committed.
+//! `reader.cc` that is measured, which does nothing but read the lease that was committed, while another program writes.
 
 use tempfile::TempDir;
 
@@ -8,7 +8,7 @@ use crate::bed::{Bed, MODES, Way, mode};
 use crate::compiled;
 use crate::figures::{Budget, Figure};
 use crate::kea::{Family, library};
-use crate::perfdhcp;
+use crate::with::With;
 
 /// Exchanges a second.
 const RATE: u32 = 4000;
@@ -72,7 +72,8 @@ fn per_lease(family: Family, threads: bool, with_library: bool) -> [f64; 2] {
     };
     compiled::stopwatch(&stopwatch, &measured, &report);
     let bed = Bed::by(family, threads, way);
-    perfdhcp::load(&bed, RATE, 6);
+    let with = if with_library { With::Library } else { With::Least };
+    with.load(&bed, RATE, 6);
     bed.stop();
     let report = std::fs::read_to_string(&report).unwrap();
     let lines: Vec<(&str, [f64; 3])> = report.lines().map(line).collect();

@@ -1,6 +1,7 @@
 //! Figures of several rounds, as a table and as JSON.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -138,10 +139,11 @@ pub fn table(figures: &[&Figure]) -> String {
 }
 
 /// Keeps the figures of a part for programs, instead of those that were kept of it, so that the parts can be measured one by
-/// one. Figures of parts that there are no more go.
+/// one; beside them when that was, and of what. Figures of parts that there are no more go.
 pub fn keep(part: &str, figures: &[&Figure], parts: &[&str]) {
     let kept = fs::read_to_string(KEPT).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let mut all = kept.and_then(|kept| kept["figures"].as_array().cloned()).unwrap_or_default();
+    let kept = kept.unwrap_or_default();
+    let mut all = kept["figures"].as_array().cloned().unwrap_or_default();
     all.retain(|kept| kept["part"] != part && parts.iter().any(|part| kept["part"] == *part));
     for figure in figures {
         let mut json = figure.json();
@@ -150,8 +152,25 @@ pub fn keep(part: &str, figures: &[&Figure], parts: &[&str]) {
     }
     // In the order of the table; a stable sort keeps that within a part.
     all.sort_by_key(|figure| parts.iter().position(|part| figure["part"] == *part));
+    let mut measured = kept["measured"].as_object().cloned().unwrap_or_default();
+    measured.retain(|part, _| parts.contains(&part.as_str()));
+    measured.insert(part.to_owned(), measured_now());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let result = json!({ "cores": cores, "figures": all });
+    let result = json!({ "cores": cores, "measured": measured, "figures": all });
     fs::create_dir_all("docs").unwrap();
     fs::write(KEPT, serde_json::to_string_pretty(&result).unwrap() + "\n").unwrap();
+}
+
+/// When and of what: the time, the source and the versions of the servers.
+fn measured_now() -> Value {
+    let says = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned()
+    };
+    json!({
+        "time": says("date", &["--utc", "+%FT%RZ"]),
+        "source": says("git", &["describe", "--always", "--dirty", "--exclude", "*"]),
+        "kea": says("kea-dhcp4", &["-v"]),
+        "etcd": says("etcd", &["--version"]),
+    })
 }

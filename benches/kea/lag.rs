@@ -45,9 +45,14 @@ fn seconds(from: u128, to: u128) -> f64 {
 
 /// Runs this program in a namespace, as one of those that `main` knows.
 pub fn spawn(host: &str, arguments: &[&str]) -> Beside {
+    spawn_by(host, &[], arguments)
+}
+
+/// The same by another program, which comes with arguments of its own.
+pub fn spawn_by(host: &str, by: &[&str], arguments: &[&str]) -> Beside {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new("ip");
-    command.args(["netns", "exec", host]).arg(program).args(arguments).stdout(Stdio::piped());
+    command.args(["netns", "exec", host]).args(by).arg(program).args(arguments).stdout(Stdio::piped());
     Beside(Some(command.spawn().unwrap()))
 }
 

@@ -16,6 +16,7 @@ use crate::bulk;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::{self, Rates};
+use crate::with::With;
 
 const LEASES: u32 = 1_000_000;
 
@@ -24,6 +25,9 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 
 /// New leases a second while delays are measured.
 const RATE: u32 = 1000;
+
+/// Seconds for which delays are measured without a library; a comparison takes about as long.
+const SECONDS: u32 = 17;
 
 /// How long memory has to be given back, and etcd to write down what it was told.
 const REST: Duration = Duration::from_secs(3);
@@ -35,6 +39,7 @@ pub struct Large {
     wall: Figure,
     largest: Figure,
     high: Figure,
+    without: Figure,
     idle: Figure,
     at_rest: Figure,
     directory: TempDir,
@@ -57,6 +62,11 @@ impl Large {
                 Budget::AtMost(2.0),
             ),
             high: of("99.9th percentile of the same", "ms", Budget::Told),
+            without: of(
+                "largest ACK delay at 1,000/s with no library, while another program writes as many records, and without that",
+                "ms",
+                Budget::Told,
+            ),
             idle: of("memory of the library without leases", "MB", Budget::AtMost(8.0)),
             at_rest: of("memory of the library for each of 1,000,000 leases", "bytes", Budget::AtMost(64.0)),
             directory: TempDir::new().unwrap(),
@@ -98,8 +108,8 @@ impl Large {
     }
 
     /// The same load for as long as a comparison takes, and beside one.
-    fn delay(&mut self, bed: &mut Bed, took: Duration) {
-        for with_comparison in [false, true] {
+    fn delay(&mut self, round: usize, bed: &mut Bed, took: Duration) {
+        for with_comparison in crate::turns(round) {
             // Ended when the comparison is.
             let load = perfdhcp::begin(bed, Rates::new(RATE), 3600);
             // The delays of the first second do not count.
@@ -118,6 +128,16 @@ impl Large {
             );
             self.largest.add(with_comparison, largest);
             self.high.add(with_comparison, high);
+        }
+    }
+
+    /// The same load, where no library is.
+    fn delay_without(&mut self, round: usize, bed: &Bed) {
+        for is_written in crate::turns(round) {
+            let with = if is_written { With::Beside } else { With::Nothing };
+            let largest = with.load(bed, RATE, SECONDS).0.quantile(1.0);
+            println!("  ACK delays {with}: largest {largest:.2} ms");
+            self.without.add(is_written, largest);
         }
     }
 }
@@ -142,8 +162,9 @@ impl Part for Large {
             });
             sleep(REST);
             full[usize::from(with_library)] = bed.memory();
-            if let Some(took) = took {
-                self.delay(&mut bed, took);
+            match took {
+                Some(took) => self.delay(round, &mut bed, took),
+                None => self.delay_without(round, &bed),
             }
         }
         let (idle, at_rest) = ((empty[1] - empty[0]) / 1e6, (full[1] - full[0]) / f64::from(LEASES));
@@ -153,7 +174,7 @@ impl Part for Large {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        vec![&self.first, &self.worker, &self.wall, &self.largest, &self.high, &self.idle, &self.at_rest]
+        vec![&self.first, &self.worker, &self.wall, &self.largest, &self.high, &self.without, &self.idle, &self.at_rest]
     }
 }
 

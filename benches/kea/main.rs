@@ -103,12 +103,12 @@ fn main() {
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
         ["bulk", url, records] => return bulk::run(url, records.parse().unwrap()),
         ["others", url, ref writing @ ..] => {
-            let [rate, seconds, batch, watches, exact] =
+            let [first, rate, seconds, batch, watches, exact] =
                 writing.iter().map(|number| number.parse::<u32>().unwrap()).collect::<Vec<_>>()[..]
             else {
                 panic!("{writing:?}")
             };
-            return others::run(url, Writing { rate, seconds, batch, watches, exact: exact != 0 });
+            return others::run(url, first, Writing { rate, seconds, batch, watches, exact: exact != 0 });
         }
         _ => {}
     }

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
@@ -14,7 +14,7 @@ use crate::beside::Beside;
 use crate::etcd::LEASES;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::lag::spawn;
+use crate::lag::spawn_by;
 use crate::metrics::Metrics;
 
 /// Records a second that others write.
@@ -146,7 +146,7 @@ pub struct Writing {
     /// How many watch what is written, each over a connection of its own.
     pub watches: u32,
     /// Whether it does what every exact mirror does: a record is written only if its key is as expected, and what others write is
-    /// heard, over the same connection.
+    /// heard, over the same connection. It gives way to the server then, as the library's worker does.
     pub exact: bool,
 }
 
@@ -155,10 +155,14 @@ pub struct Others(Beside);
 
 /// Has another program write records.
 pub fn write(bed: &Bed, writing: Writing) -> Others {
+    // To count what was written before would be work for etcd, at the beginning of what is measured.
+    static FIRST: AtomicU32 = AtomicU32::new(0);
     let Writing { rate, seconds, batch, watches, exact } = writing;
-    let numbers = [rate, seconds, batch, watches, u32::from(exact)].map(|number| number.to_string());
+    let first = FIRST.fetch_add(rate * seconds + batch, Ordering::Relaxed);
+    let numbers = [first, rate, seconds, batch, watches, u32::from(exact)].map(|number| number.to_string());
     let arguments: Vec<&str> = numbers.iter().map(String::as_str).collect();
-    Others(spawn(&bed.hosts.server, &[&["others", &bed.etcd.url()], &arguments[..]].concat()))
+    let by: &[&str] = if exact { &["nice", "-n", "10"] } else { &[] };
+    Others(spawn_by(&bed.hosts.server, by, &[&["others", &bed.etcd.url()], &arguments[..]].concat()))
 }
 
 /// What such a program tells at its end.
@@ -167,6 +171,8 @@ pub struct Written {
     pub told: u64,
     /// Seconds of CPU that it took.
     pub cpu: f64,
+    /// By how many seconds its last record was late: it writes one transaction at a time.
+    pub late: f64,
 }
 
 impl Others {
@@ -175,16 +181,16 @@ impl Others {
         let output = self.0.wait();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        let (told, cpu) = text.trim().split_once(' ').expect("two numbers");
-        Written { told: told.parse().unwrap(), cpu: cpu.parse().unwrap() }
+        let [told, cpu, late] = text.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        Written { told: told.parse().unwrap(), cpu: cpu.parse().unwrap(), late: late.parse().unwrap() }
     }
 }
 
-/// In the server's namespace: the above.
-pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing) {
+/// In the server's namespace: the above, from the record of a number on.
+pub fn run(url: &str, start: u32, Writing { rate, seconds, batch, watches, exact }: Writing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
-    runtime.block_on(async {
+    let late = runtime.block_on(async {
         for _ in 0..watches {
             // A connection for each, as servers have.
             listen(Client::connect([url], None).await.unwrap(), Arc::clone(&told)).await;
@@ -194,18 +200,17 @@ pub fn run(url: &str, Writing { rate, seconds, batch, watches, exact }: Writing)
             listen(etcd.clone(), Arc::clone(&told)).await;
         }
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
-        // After what such a program has written before.
-        let count = GetOptions::new().with_prefix().with_count_only();
-        let start = u32::try_from(etcd.get(LEASES, Some(count)).await.unwrap().count()).unwrap();
         let begin = Instant::now();
         for first in (0..rate * seconds).step_by(batch as usize) {
             sleep_until(begin + Duration::from_secs(1) * first / rate).await;
             put(&mut etcd, start + first..start + first + batch, lease, exact).await;
         }
+        let late = begin.elapsed().as_secs_f64() - f64::from(seconds);
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
+        late
     });
-    println!("{} {}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
+    println!("{} {} {late}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
 }
 
 /// Has every change of a record counted for as long as the connection stands.

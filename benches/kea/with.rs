@@ -9,7 +9,7 @@ use crate::bed::{Bed, Way};
 use crate::compiled;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::others::{self, Writing};
+use crate::others::{self, Others, Writing};
 use crate::perfdhcp::{self, Load};
 
 /// Records of a transaction of the other program; those of the library at 4,000 leases a second have up to as many.
@@ -22,11 +22,10 @@ pub enum With {
     Library,
     /// A library that only reads each lease that was committed, in the callout, while another program writes as many records to
     /// etcd, on the same cores, as simply as an exact mirror can: each only where its key is as expected, and it listens to what
-    /// others write.
+    /// others write. Its records are DHCPv4's, with a host name.
     Least,
     /// No library at all, while that program writes. What it takes is not the server's: this is about what a server pays for
-    /// etcd's and a writer's part in the cores and their caches, wherever the records come from. The program is not nicer than Kea,
-    /// as our worker is.
+    /// etcd's and a writer's part in the cores and their caches, wherever the records come from.
     Beside,
     /// A library whose callouts do nothing, and nobody writes: what Kea takes to call one after a lease was written.
     Idle,
@@ -35,16 +34,22 @@ pub enum With {
 /// What is measured against nothing.
 const AGAINST: [With; 4] = [With::Library, With::Least, With::Beside, With::Idle];
 
+/// How far the next one is, in each of five rounds: so that each is first once and last at most twice, and each comes after
+/// every other.
+const STEPS: [usize; With::NUMBER] = [3, 1, 4, 2, 1];
+
+/// Seconds by which the other program may be late, beyond which that is told.
+const LATE: f64 = 0.1;
+
 impl With {
     /// How many there are.
     pub const NUMBER: usize = 1 + AGAINST.len();
 
-    /// All of them, in the order of this round: each is first in every fifth one.
+    /// All of them, in the order of this round.
     pub fn turns(round: usize) -> [Self; Self::NUMBER] {
-        let mut turns = [Self::Nothing; Self::NUMBER];
-        turns[1..].copy_from_slice(&AGAINST);
-        turns.rotate_left(round % Self::NUMBER);
-        turns
+        let [a, b, c, d] = AGAINST;
+        let all = [Self::Nothing, a, b, c, d];
+        std::array::from_fn(|turn| all[(round + STEPS[round % Self::NUMBER] * turn) % Self::NUMBER])
     }
 
     /// A server with it.
@@ -69,8 +74,11 @@ impl With {
         let writing = Writing { rate, seconds, batch: BATCH, watches: 0, exact: true };
         let writer = matches!(self, Self::Least | Self::Beside).then(|| others::write(bed, writing));
         let loaded = load();
-        let written = writer.map_or(0.0, |writer| writer.written().cpu);
-        (loaded, if self == Self::Least { written } else { 0.0 })
+        let Some(written) = writer.map(Others::written) else { return (loaded, 0.0) };
+        if written.late > LATE {
+            println!("  the other program was late by {:.1} s of {seconds} at {rate}/s", written.late);
+        }
+        (loaded, if self == Self::Least { written.cpu } else { 0.0 })
     }
 
     /// The same with a load of as many exchanges.
