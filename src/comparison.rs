@@ -7,13 +7,13 @@
 //! after that. A change that arrives meanwhile wins; its address is not judged at all.
 //!
 //! A million records take some 72 MB while it runs, all of which is given back, little by little
-//! ([`by_address`](crate::by_address)).
+//! ([`address_table`](crate::address_table)).
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 
-use crate::by_address::ByAddress;
+use crate::address_table::AddressTable;
 use crate::etcd::{Page, found_key};
 use crate::lease::{Family, Lease};
 use crate::record::{Content, age};
@@ -106,7 +106,7 @@ pub struct Comparison {
     family: Family,
     /// Seconds since the epoch when it began.
     now: i64,
-    seen: ByAddress<Seen>,
+    seen: AddressTable<Seen>,
     touched: HashSet<IpAddr>,
     orphans: Vec<(Vec<u8>, i64)>,
     findings: Findings,
@@ -119,7 +119,7 @@ impl Comparison {
             writer,
             family,
             now,
-            seen: ByAddress::default(),
+            seen: AddressTable::default(),
             touched: HashSet::new(),
             orphans: Vec::new(),
             findings: Findings::default(),
@@ -133,7 +133,7 @@ impl Comparison {
 
     /// Begins anew, when the revision that was read at is no longer to be had.
     pub fn restart(&mut self) {
-        self.seen = ByAddress::default();
+        self.seen = AddressTable::default();
         self.orphans.clear();
         self.findings = Findings::default();
     }

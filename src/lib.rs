@@ -15,9 +15,9 @@
 //! 8. [`etcd`]: a batch as a guarded transaction over a [`connection`]; what a [`failure`] means.
 //!
 //! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
-//! etcd's keys, [`comparison`] judges, by what it keeps [`by_address`]. Its [`suspects`], and those of the watch, are read
-//! again; [`readings`] is where the worker asks Kea's main thread to read the lease database. [`history`] tells when etcd lost
-//! or restored data, so that a comparison is due.
+//! etcd's keys, [`comparison`] judges, by what it keeps in an [`address_table`]. Its [`suspects`], and those of the watch, are
+//! read again; [`readings`] is where the worker asks Kea's main thread to read the lease database. [`history`] tells when etcd
+//! lost or restored data, so that a comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
 //! parameters), [`credential_files`] (what those of TLS and authentication name), [`commands`] and [`control`] (what
@@ -25,9 +25,9 @@
 //! [`scrape`] (what Prometheus is told, and where). Only the bridge needs Kea; without the feature `kea` the rest is built and
 //! tested alone.
 
+pub mod address_table;
 #[cfg(feature = "kea")]
 mod bridge;
-pub mod by_address;
 pub mod commands;
 pub mod committed;
 pub mod comparison;

@@ -9,14 +9,16 @@
 //! Nor is it in the order of the addresses: to sort a million took the worker 90 ms, and ten million 1.1 s, in which no
 //! transaction is sent and no answer is heard. So a table says where an address is in the vector, as in any hash map.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+
+use foldhash::fast::RandomState;
 
 /// So many bytes go back at once.
 const PIECE: usize = 1 << 20;
 
 /// See the module.
-pub struct ByAddress<V> {
+pub struct AddressTable<V> {
     values: Vec<(IpAddr, V)>,
     /// Where in `values` an address is, plus one; 0 where none is. An address is in the first free place from that of its hash on,
     /// and at least a quarter of the places is free.
@@ -25,13 +27,13 @@ pub struct ByAddress<V> {
     hashes: RandomState,
 }
 
-impl<V> Default for ByAddress<V> {
+impl<V> Default for AddressTable<V> {
     fn default() -> Self {
-        Self { values: Vec::new(), places: Vec::new(), hashes: RandomState::new() }
+        Self { values: Vec::new(), places: Vec::new(), hashes: RandomState::default() }
     }
 }
 
-impl<V> ByAddress<V> {
+impl<V> AddressTable<V> {
     /// Makes room for so many at least, when there is nothing yet. Where more come, all are placed anew.
     pub fn reserve(&mut self, many: usize) {
         if self.values.is_empty() && most_in(self.places.len()) < many {
@@ -98,7 +100,7 @@ impl<V> ByAddress<V> {
     }
 }
 
-impl<V> Drop for ByAddress<V> {
+impl<V> Drop for AddressTable<V> {
     fn drop(&mut self) {
         give_back(&mut self.values);
         give_back(&mut self.places);
@@ -130,8 +132,8 @@ mod tests {
     use crate::record::v4;
 
     /// Values of so many addresses, in no order, with room for some of them.
-    fn many(number: u32, reserved: usize) -> ByAddress<u32> {
-        let mut many = ByAddress::default();
+    fn many(number: u32, reserved: usize) -> AddressTable<u32> {
+        let mut many = AddressTable::default();
         many.reserve(reserved);
         for n in (0..number).map(|n| n.wrapping_mul(0x9e37_79b1)) {
             many.insert(v4(n), n);
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn in_nothing_is_nothing() {
-        assert_eq!(ByAddress::<u32>::default().get_mut(v4(1)), None);
+        assert_eq!(AddressTable::<u32>::default().get_mut(v4(1)), None);
         assert_eq!(many(0, 10).get_mut(v4(1)), None);
     }
 
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn more_than_a_piece_goes_as_well() {
         let counted = std::rc::Rc::new(());
-        let mut many = ByAddress::default();
+        let mut many = AddressTable::default();
         for n in 0..=u32::try_from(PIECE / 32).unwrap() {
             many.insert(v4(n), counted.clone());
         }
