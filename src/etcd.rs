@@ -42,7 +42,7 @@ pub enum Answer {
     },
     /// Nothing was applied: it was only asked, or a condition failed.
     Seen {
-        /// What each key holds that was read, in the order of the batch.
+        /// What each key holds that was to be read, in the order of the batch. None is where a batch was to be written.
         found: Vec<Found>,
         /// The etcd lease that the presence key hangs on; 0 for none.
         session: i64,
@@ -126,9 +126,9 @@ pub enum Request {
 }
 
 impl Request {
-    /// The transaction that writes `batch` if the session lives and each key still has its expected revision, and else
-    /// reads the keys of those operations that [are read](crate::pending::Operation::is_read). `granted` tells whether the
-    /// etcd lease of a window is known to exist.
+    /// The transaction that writes `batch` if the session lives and each key still has its expected revision. Else the keys are
+    /// read in another one: were they in this, etcd and this thread would pay for each of them in every transaction, though hardly
+    /// any fails. `granted` tells whether the etcd lease of a window is known to exist.
     #[must_use]
     pub fn write(
         batch: &Batch,
@@ -138,15 +138,11 @@ impl Request {
         granted: impl Fn(Window) -> bool,
         now: i64,
     ) -> Self {
-        let mut reads = Vec::new();
         let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
         let (mut operations, mut windows) = (Vec::new(), Vec::new());
         for operation in batch.operations() {
-            let key = writer.keys.of(operation.address);
-            if operation.is_read() {
-                reads.push(key.clone());
-            }
             let Some(write) = &operation.write else { continue };
+            let key = writer.keys.of(operation.address);
             conditions.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, write.revision));
             let etcd_lease = write.window().map_or(0, |window| window.id);
             let on_lease = || PutOptions::new().with_lease(etcd_lease);
@@ -170,7 +166,7 @@ impl Request {
         }
         windows.sort_unstable_by_key(|(window, _)| window.id);
         windows.dedup();
-        let reads = Self::reads(reads.into_iter(), presence);
+        let reads = Self::reads(std::iter::empty(), presence);
         Self::Write(Txn::new().when(conditions).and_then(operations).or_else(reads), windows)
     }
 

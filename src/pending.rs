@@ -46,15 +46,6 @@ pub struct Operation {
     pub write: Option<Write>,
 }
 
-impl Operation {
-    /// Whether its key is read, since that is all that is wanted or when some key has another revision than expected. Not
-    /// that of a finding which was to be written: it is observed anew.
-    #[must_use]
-    pub fn is_read(&self) -> bool {
-        self.write.is_none() || !self.change.is_finding()
-    }
-}
-
 /// What one request is about: between one and [`MAX_OPERATIONS`] addresses, each once, all to be written or all to be
 /// read.
 #[derive(Clone, Debug)]
@@ -101,6 +92,9 @@ pub struct Pending {
     unseen: VecDeque<IpAddr>,
     /// With the number of leftovers that the transaction removes the index keys of.
     in_flight: ByAddress<usize>,
+    /// The revisions that writes expected which were not applied, until their keys are read: that tells which of them somebody
+    /// changed.
+    expected: ByAddress<i64>,
     /// Parts of a refused batch, to find the operation that etcd does not take.
     halves: VecDeque<Vec<Operation>>,
     known: ByAddress<Known>,
@@ -129,6 +123,7 @@ impl Pending {
             due: VecDeque::new(),
             unseen: VecDeque::new(),
             in_flight: ByAddress::default(),
+            expected: ByAddress::default(),
             halves: VecDeque::new(),
             known: ByAddress::default(),
             found: ByAddress::default(),
@@ -254,6 +249,7 @@ impl Pending {
     pub fn forget(&mut self) {
         self.known = ByAddress::default();
         self.found = ByAddress::default();
+        self.expected = ByAddress::default();
         self.leftovers = Leftovers::default();
         self.in_flight.values_mut().for_each(|leftovers| *leftovers = 0);
         self.drop_findings();
@@ -275,7 +271,7 @@ impl Pending {
     }
 
     /// The next request's operations; `None` when nothing is due. `now` is in seconds since the epoch. The batch must
-    /// come back through [`landed`](Self::landed), [`seen`](Self::seen), [`failed`](Self::failed) or
+    /// come back through [`landed`](Self::landed), [`missed`](Self::missed), [`seen`](Self::seen), [`failed`](Self::failed) or
     /// [`refused`](Self::refused).
     pub fn next_batch(&mut self, now: i64) -> Option<Batch> {
         if let Some(operations) = self.halves.pop_front() {
@@ -384,16 +380,29 @@ impl Pending {
         suspects
     }
 
-    /// The keys were read, since that was asked or because some key had another revision, so that nothing was applied.
-    /// `found` is what each key holds that is [read](Operation::is_read). Returns how many had been changed by somebody else.
+    /// Nothing was applied, since some key has another revision than expected, or the session is over. All keys are read before
+    /// they are written again; what was a finding is observed anew.
+    pub fn missed(&mut self, batch: Batch) {
+        for Operation { address, change, write } in batch.operations {
+            if change.is_finding() {
+                self.suspect_again(address);
+                continue;
+            }
+            if let Some(write) = write {
+                self.expected.insert(address, write.revision);
+            }
+            self.wait_again(address, change);
+            self.in_flight.remove(&address);
+            self.unseen.push_back(address);
+        }
+    }
+
+    /// The keys were read, and `found` is what each holds. Returns how many of those that were to be written before somebody
+    /// else had changed.
     pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
-        let (mut conflicts, mut found) = (0, found.into_iter());
-        for operation in batch.operations {
-            let found = if operation.is_read() { found.next() } else { None };
-            let Operation { address, change, write } = operation;
-            if let Some(found) =
-                found.as_ref().filter(|found| write.is_some_and(|write| write.revision != found.revision()))
-            {
+        let mut conflicts = 0;
+        for (Operation { address, change, .. }, found) in batch.operations.into_iter().zip(found) {
+            if self.expected.remove(&address).is_some_and(|expected| expected != found.revision()) {
                 let record = found.key.as_ref().and_then(|key| key.record.as_ref());
                 conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
             }
@@ -401,9 +410,7 @@ impl Pending {
                 self.suspect_again(address);
                 continue;
             }
-            if let Some(found) = found {
-                self.find(address, Seen { found, heard: false });
-            }
+            self.find(address, Seen { found, heard: false });
             self.put_back(address, change);
         }
         conflicts
@@ -596,6 +603,11 @@ impl Pending {
     }
 
     fn put_back(&mut self, address: IpAddr, change: Box<Change>) {
+        self.wait_again(address, change);
+        self.settle(address);
+    }
+
+    fn wait_again(&mut self, address: IpAddr, change: Box<Change>) {
         // What came meanwhile is newer, but etcd has been behind since this one.
         if let Some(newer) = self.waiting.get_mut(&address) {
             newer.queued = change.queued.or(newer.queued);
@@ -603,7 +615,6 @@ impl Pending {
         } else {
             self.waiting.insert(address, change);
         }
-        self.settle(address);
     }
 
     /// The address is in no transaction any more.

@@ -191,7 +191,11 @@ impl World {
                     let overtaken = server.pending.landed(sent.batch, found.as_of);
                     server.suspected |= !overtaken.is_empty();
                 } else {
-                    server.pending.seen(sent.batch, vec![found]);
+                    if sent.batch.only_looks() {
+                        server.pending.seen(sent.batch, vec![found]);
+                    } else {
+                        server.pending.missed(sent.batch);
+                    }
                     if session != sent.session {
                         server.session = None;
                     }

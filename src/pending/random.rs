@@ -389,12 +389,8 @@ impl World {
                 self.etcd.apply(batch, &writer, self.now);
                 return Answer::Landed(self.etcd.revision);
             }
-            Ok(batch) => batch
-                .operations()
-                .iter()
-                .filter(|operation| operation.is_read())
-                .map(|operation| operation.address)
-                .collect(),
+            Ok(batch) if batch.only_looks() => batch.addresses().collect(),
+            Ok(_) => Vec::new(),
             Err(addresses) => addresses.clone(),
         };
         Answer::Seen(addresses.into_iter().map(|address| self.etcd.found(&writer.keys.of(address))).collect(), session)
@@ -411,7 +407,11 @@ impl World {
                 server.suspects.extend(server.pending.landed(batch, revision));
             }
             (Ok(batch), Answer::Seen(found, session)) => {
-                server.pending.seen(batch, found);
+                if batch.only_looks() {
+                    server.pending.seen(batch, found);
+                } else {
+                    server.pending.missed(batch);
+                }
                 if server.session.is_some_and(|ours| ours != session) {
                     server.disconnected();
                 }

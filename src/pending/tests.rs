@@ -109,7 +109,10 @@ fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out(
         if operation.address == v4(0) { junk(9) } else { Found { as_of: 9, key: None } }
     });
     let found = found.collect();
-    assert_eq!(pending.seen(batch, found), 1);
+    pending.missed(batch);
+    let looks = pending.next_batch(0).unwrap();
+    assert!(looks.only_looks());
+    assert_eq!(pending.seen(looks, found), 1);
     let again = pending.next_batch(0).unwrap();
     let on = |address| {
         let operation = again.operations().iter().find(|operation| operation.address == address).unwrap();
@@ -142,7 +145,9 @@ fn the_end_of_a_lease_that_is_not_written_needs_no_look_and_no_record() {
     let others = Found { as_of: 8, key: None };
     let found = batch.addresses().map(|address| if address == v4(0) { record.clone() } else { others.clone() });
     let found = found.collect();
-    pending.seen(batch, found);
+    pending.missed(batch);
+    let looks = pending.next_batch(0).unwrap();
+    assert_eq!(pending.seen(looks, found), 0, "nobody else did");
     let batch = pending.next_batch(0).unwrap();
     assert_eq!(requires(&batch, v4(0)), Some((7, Action::Remove, 1)));
     pending.landed(batch, 9);
@@ -183,7 +188,7 @@ fn a_finding_is_written_only_on_what_was_observed_before() {
     pending.put(v4(0), sync(2));
     let batch = pending.next_batch(0).unwrap();
     assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
-    pending.seen(batch, vec![junk(8)]);
+    pending.missed(batch);
     assert_eq!(pending.take_again(), [v4(0)], "something changed meanwhile");
     assert!(pending.is_empty());
 }
@@ -284,7 +289,7 @@ fn a_watch_that_lags_behind_our_own_writes_settles_nothing() {
     let old = partners(&Lease { hwaddr: Identifier::from_slice(&[9]), cltt: 10, ..lease.clone() }, 10, 5);
     pending.put(v4(0), change(20));
     let batch = pending.next_batch(0).unwrap();
-    pending.seen(batch, vec![old.clone()]);
+    missed(&mut pending, batch, old.clone());
     let batch = pending.next_batch(0).unwrap();
     pending.landed(batch, 6);
     // The lease ends, and waits for others; only then the watch tells of what we have written over.
@@ -319,7 +324,7 @@ fn what_takes_the_place_of_what_another_told_of_the_same_second_is_looked_at_aga
         let mut pending = pending(1);
         let batch = pending.next_batch(0).unwrap();
         let other = Lease { hwaddr: Identifier::from_slice(&[9]), cltt: 1, ..Lease::plain_v4(0) };
-        pending.seen(batch, vec![partners(&other, 1, 5)]);
+        missed(&mut pending, batch, partners(&other, 1, 5));
         let contest = pending.next_batch(0).unwrap();
         let suspects = if is_answered {
             pending.landed(contest, 6)
@@ -402,7 +407,7 @@ fn a_lease_without_a_record_is_written_if_there_still_is_none() {
     let write = batch.operations()[0].write.clone().unwrap();
     assert_eq!((write.revision, batch.operations()[0].change.operation), (0, By::Sync));
     // Somebody was faster: what it says is looked at, and the lease read again.
-    pending.seen(batch, vec![junk(8)]);
+    pending.missed(batch);
     assert!(pending.next_batch(0).is_none());
     assert_eq!(pending.take_again(), [v4(0)]);
 }
@@ -446,7 +451,7 @@ fn a_record_that_was_told_and_hangs_on_no_etcd_lease_is_moved_to_its_own_with_it
     // The answer was lost, and somebody has written the same text once more; the index keys may be gone.
     let record = Summary::parse(&crate::record::to_json(&lease, By::Renew, None, 1, "a"));
     let key = FoundKey { revision: 8, etcd_lease: 0, record };
-    pending.seen(batch, vec![Found { as_of: 8, key: Some(key) }]);
+    missed(&mut pending, batch, Found { as_of: 8, key: Some(key) });
     let again = pending.next_batch(0).unwrap();
     let write = again.operations()[0].write.clone().unwrap();
     assert!(matches!(write.action, Action::Move(Some(_))), "{write:?}");
@@ -579,6 +584,12 @@ fn look(pending: &mut Pending, found: Found) {
     pending.seen(batch, vec![found]);
 }
 
+/// The batch is not applied, and a look finds in the key why.
+fn missed(pending: &mut Pending, batch: Batch, found: Found) {
+    pending.missed(batch);
+    look(pending, found);
+}
+
 /// What a suspect becomes: its key is observed, and then its lease read.
 fn find(pending: &mut Pending, found: Found, row: Row) {
     assert!(observe(pending, found));
@@ -608,7 +619,7 @@ fn index_keys_of_a_record_that_was_forged_are_removed() {
     assert!(!pending.noticed(v4(0), &forged, before()));
     pending.put(v4(0), named(b"z", 4));
     let batch = next_write(&mut pending, true);
-    pending.seen(batch, vec![forged]);
+    missed(&mut pending, batch, forged);
     let batch = next_write(&mut pending, true);
     assert!(pending.landed(batch, 9).is_empty());
 }
@@ -646,7 +657,7 @@ fn a_write_that_fails_or_meets_something_else_settles_no_index_key() {
     // The lease changes hands.
     pending.put(v4(0), named(b"z", 2));
     let batch = next_write(&mut pending, true);
-    pending.seen(batch, vec![junk(8)]);
+    missed(&mut pending, batch, junk(8));
     let batch = next_write(&mut pending, true);
     pending.landed(batch, 9);
     assert!(pending.leftovers.of(v4(0)).is_empty());
@@ -673,7 +684,7 @@ fn what_was_spoilt_before_this_server_wrote_over_it_is_tidied_up() {
     let unnamed = named(b"", 2);
     pending.put(v4(0), unnamed.clone());
     let batch = next_write(&mut pending, false);
-    pending.seen(batch, vec![junk(6)]);
+    missed(&mut pending, batch, junk(6));
     let batch = next_write(&mut pending, false);
     // Before the answer, or after it.
     let mut later = pending.clone();

@@ -7,6 +7,7 @@ use crate::connection::Member;
 use crate::control::Purpose;
 use crate::etcd::Answer;
 use crate::failure::Failure;
+use crate::guard::Found;
 use crate::lease::now;
 use crate::messages;
 use crate::pending::{Batch, MAX_OPERATIONS};
@@ -66,10 +67,10 @@ impl Mirroring<'_> {
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
                 self.gathering.end();
-                let conflicts = self.pending.seen(batch, found);
-                self.shared.counters.conflicts.add(conflicts);
-                if conflicts > 0 {
-                    debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
+                if batch.only_looks() {
+                    self.seen(batch, found);
+                } else {
+                    self.pending.missed(batch);
                 }
                 if same_session && self.session.is_some_and(|ours| ours != session) {
                     self.session_lost();
@@ -103,6 +104,14 @@ impl Mirroring<'_> {
         }
         if in_doubt {
             self.history.doubt();
+        }
+    }
+
+    fn seen(&mut self, batch: Batch, found: Vec<Found>) {
+        let conflicts = self.pending.seen(batch, found);
+        self.shared.counters.conflicts.add(conflicts);
+        if conflicts > 0 {
+            debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
         }
     }
 
