@@ -271,7 +271,7 @@ impl Pending {
     }
 
     /// The next request's operations; `None` when nothing is due. `now` is in seconds since the epoch. The batch must
-    /// come back through [`landed`](Self::landed), [`missed`](Self::missed), [`seen`](Self::seen), [`failed`](Self::failed) or
+    /// come back through [`landed`](Self::landed), [`seen`](Self::seen), [`failed`](Self::failed) or
     /// [`refused`](Self::refused).
     pub fn next_batch(&mut self, now: i64) -> Option<Batch> {
         if let Some(operations) = self.halves.pop_front() {
@@ -380,37 +380,31 @@ impl Pending {
         suspects
     }
 
-    /// Nothing was applied, since some key has another revision than expected, or the session is over. All keys are read before
-    /// they are written again; what was a finding is observed anew.
-    pub fn missed(&mut self, batch: Batch) {
+    /// The keys were read, and `found` is what each holds; or nothing was applied, since some key has another revision than
+    /// expected, or the session is over: then all are read before they are written again, and what was a finding is observed anew.
+    /// Returns how many of the keys that are read after that somebody else had changed.
+    pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
+        let (mut conflicts, mut found) = (0, found.into_iter());
         for Operation { address, change, write } in batch.operations {
+            let found = if write.is_none() { found.next() } else { None };
             if change.is_finding() {
                 self.suspect_again(address);
                 continue;
             }
             if let Some(write) = write {
                 self.expected.insert(address, write.revision);
-            }
-            self.wait_again(address, change);
-            self.in_flight.remove(&address);
-            self.unseen.push_back(address);
-        }
-    }
-
-    /// The keys were read, and `found` is what each holds. Returns how many of those that were to be written before somebody
-    /// else had changed.
-    pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
-        let mut conflicts = 0;
-        for (Operation { address, change, .. }, found) in batch.operations.into_iter().zip(found) {
-            if self.expected.remove(&address).is_some_and(|expected| expected != found.revision()) {
-                let record = found.key.as_ref().and_then(|key| key.record.as_ref());
-                conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
-            }
-            if change.is_finding() {
-                self.suspect_again(address);
+                self.wait_again(address, change);
+                self.in_flight.remove(&address);
+                self.unseen.push_back(address);
                 continue;
             }
-            self.find(address, Seen { found, heard: false });
+            if let Some(found) = found {
+                if self.expected.remove(&address).is_some_and(|expected| expected != found.revision()) {
+                    let record = found.key.as_ref().and_then(|key| key.record.as_ref());
+                    conflicts += usize::from(record.is_none_or(|record| record.server != self.writer.server));
+                }
+                self.find(address, Seen { found, heard: false });
+            }
             self.put_back(address, change);
         }
         conflicts

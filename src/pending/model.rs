@@ -191,11 +191,7 @@ impl World {
                     let overtaken = server.pending.landed(sent.batch, found.as_of);
                     server.suspected |= !overtaken.is_empty();
                 } else {
-                    if sent.batch.only_looks() {
-                        server.pending.seen(sent.batch, vec![found]);
-                    } else {
-                        server.pending.missed(sent.batch);
-                    }
+                    server.pending.seen(sent.batch, vec![found]);
                     if session != sent.session {
                         server.session = None;
                     }

@@ -407,11 +407,7 @@ impl World {
                 server.suspects.extend(server.pending.landed(batch, revision));
             }
             (Ok(batch), Answer::Seen(found, session)) => {
-                if batch.only_looks() {
-                    server.pending.seen(batch, found);
-                } else {
-                    server.pending.missed(batch);
-                }
+                server.pending.seen(batch, found);
                 if server.session.is_some_and(|ours| ours != session) {
                     server.disconnected();
                 }

@@ -109,7 +109,7 @@ fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out(
         if operation.address == v4(0) { junk(9) } else { Found { as_of: 9, key: None } }
     });
     let found = found.collect();
-    pending.missed(batch);
+    pending.seen(batch, Vec::new());
     let looks = pending.next_batch(0).unwrap();
     assert!(looks.only_looks());
     assert_eq!(pending.seen(looks, found), 1);
@@ -119,6 +119,16 @@ fn a_conflict_is_tried_again_on_what_was_found_and_keeps_no_other_operation_out(
         operation.write.as_ref().unwrap().revision
     };
     assert_eq!((on(v4(0)), on(v4(1))), (9, 0));
+}
+
+#[test]
+fn what_an_answer_leaves_out_is_not_lost() {
+    let mut pending = pending(2);
+    let batch = pending.next_batch(0).unwrap();
+    pending.seen(batch, Vec::new());
+    let looks = pending.next_batch(0).unwrap();
+    pending.seen(looks, vec![junk(9)]);
+    assert_eq!(pending.next_batch(0).unwrap().operations().len(), 2);
 }
 
 #[test]
@@ -145,7 +155,7 @@ fn the_end_of_a_lease_that_is_not_written_needs_no_look_and_no_record() {
     let others = Found { as_of: 8, key: None };
     let found = batch.addresses().map(|address| if address == v4(0) { record.clone() } else { others.clone() });
     let found = found.collect();
-    pending.missed(batch);
+    pending.seen(batch, Vec::new());
     let looks = pending.next_batch(0).unwrap();
     assert_eq!(pending.seen(looks, found), 0, "nobody else did");
     let batch = pending.next_batch(0).unwrap();
@@ -188,7 +198,7 @@ fn a_finding_is_written_only_on_what_was_observed_before() {
     pending.put(v4(0), sync(2));
     let batch = pending.next_batch(0).unwrap();
     assert_eq!(batch.operations()[0].write.as_ref().unwrap().revision, 7);
-    pending.missed(batch);
+    pending.seen(batch, Vec::new());
     assert_eq!(pending.take_again(), [v4(0)], "something changed meanwhile");
     assert!(pending.is_empty());
 }
@@ -407,7 +417,7 @@ fn a_lease_without_a_record_is_written_if_there_still_is_none() {
     let write = batch.operations()[0].write.clone().unwrap();
     assert_eq!((write.revision, batch.operations()[0].change.operation), (0, By::Sync));
     // Somebody was faster: what it says is looked at, and the lease read again.
-    pending.missed(batch);
+    pending.seen(batch, Vec::new());
     assert!(pending.next_batch(0).is_none());
     assert_eq!(pending.take_again(), [v4(0)]);
 }
@@ -586,7 +596,7 @@ fn look(pending: &mut Pending, found: Found) {
 
 /// The batch is not applied, and a look finds in the key why.
 fn missed(pending: &mut Pending, batch: Batch, found: Found) {
-    pending.missed(batch);
+    pending.seen(batch, Vec::new());
     look(pending, found);
 }
 

@@ -7,7 +7,6 @@ use crate::connection::Member;
 use crate::control::Purpose;
 use crate::etcd::Answer;
 use crate::failure::Failure;
-use crate::guard::Found;
 use crate::lease::now;
 use crate::messages;
 use crate::pending::{Batch, MAX_OPERATIONS};
@@ -67,10 +66,10 @@ impl Mirroring<'_> {
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
                 self.gathering.end();
-                if batch.only_looks() {
-                    self.seen(batch, found);
-                } else {
-                    self.pending.missed(batch);
+                let conflicts = self.pending.seen(batch, found);
+                self.shared.counters.conflicts.add(conflicts);
+                if conflicts > 0 {
+                    debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
                 }
                 if same_session && self.session.is_some_and(|ours| ours != session) {
                     self.session_lost();
@@ -104,14 +103,6 @@ impl Mirroring<'_> {
         }
         if in_doubt {
             self.history.doubt();
-        }
-    }
-
-    fn seen(&mut self, batch: Batch, found: Vec<Found>) {
-        let conflicts = self.pending.seen(batch, found);
-        self.shared.counters.conflicts.add(conflicts);
-        if conflicts > 0 {
-            debug!(target: messages::CONFLICT, "{conflicts} keys had been changed by somebody else");
         }
     }
 
