@@ -382,7 +382,7 @@ impl Pending {
 
     /// The keys were read, and `found` is what each holds; or nothing was applied, since some key has another revision than
     /// expected, or the session is over: then all are read before they are written again, and what was a finding is observed anew.
-    /// Returns how many of the keys that are read after that somebody else had changed.
+    /// Returns how many keys that were read because of that turned out to be changed by somebody else.
     pub fn seen(&mut self, batch: Batch, found: Vec<Found>) -> usize {
         let (mut conflicts, mut found) = (0, found.into_iter());
         for Operation { address, change, write } in batch.operations {
