@@ -6,13 +6,15 @@
 //!
 //! The lock is held for one map operation, never while anything allocates a change, waits or talks to Kea. Waking a
 //! sleeping thread costs the waker some five microseconds, so it is done only when the worker has said that it goes to
-//! sleep (`armed`), and once for all that a turn of Kea's main loop puts in, not for each lease.
+//! sleep, and from when on it wants to be woken ([`Handover::arm_from`]), and once for all that a turn of Kea's main loop puts
+//! in, not for each lease.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -29,12 +31,16 @@ pub type Changes = ByAddress<Box<Change>>;
 /// meet.
 const STRIPES: usize = 64;
 
+/// Nobody is to be woken.
+const NEVER: u64 = u64::MAX;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Handover {
     changes: Mutex<Changes>,
-    /// Whether the worker sleeps until something is put in; raised under the lock.
-    armed: AtomicBool,
+    begun: Instant,
+    /// From when on the worker, which sleeps, is woken by what is put in: nanoseconds since `begun`, or [`NEVER`].
+    armed: AtomicU64,
     /// What was put in, counted; written under the lock.
     puts: [AtomicU64; STRIPES],
     wake: Notify,
@@ -69,7 +75,8 @@ impl Handover {
     pub fn new(limit: usize) -> Self {
         Self {
             changes: Mutex::new(Self::room()),
-            armed: AtomicBool::new(false),
+            begun: Instant::now(),
+            armed: AtomicU64::new(NEVER),
             puts: [const { AtomicU64::new(0) }; STRIPES],
             wake: Notify::new(),
             taken: AtomicUsize::new(0),
@@ -124,21 +131,24 @@ impl Handover {
 
     /// Wakes the worker, if it sleeps until something is put in.
     pub fn wake(&self) {
-        if self.armed.swap(false, Ordering::Relaxed) {
+        let is_armed = self.armed.load(Ordering::Relaxed) != NEVER && self.is_armed(Instant::now());
+        if is_armed && self.armed.swap(NEVER, Ordering::Relaxed) != NEVER {
             self.wake.notify_one();
         }
     }
 
-    /// Whether the worker sleeps until something is put in. It looks for what is yet to be read ([`crate::committed`]) after it is
-    /// armed, and whoever leaves something there asks here after that: by the order of that lock one of them sees the other.
+    /// Whether the worker sleeps until something is put in at this time. It looks for what is yet to be read
+    /// ([`crate::committed`]) after it is [armed](Self::arm), and whoever leaves something there asks here after that: by the order
+    /// of that lock one of them sees the other.
     #[must_use]
-    pub fn is_armed(&self) -> bool {
-        self.armed.load(Ordering::Relaxed)
+    pub fn is_armed(&self, at: Instant) -> bool {
+        let armed = self.armed.load(Ordering::Relaxed);
+        armed != NEVER && armed <= self.since_begun(at)
     }
 
     /// Swaps what waits against `empty`.
     pub fn take(&self, empty: Changes) -> Changes {
-        self.armed.store(false, Ordering::Relaxed);
+        self.armed.store(NEVER, Ordering::Relaxed);
         std::mem::replace(&mut *self.lock(), empty)
     }
 
@@ -147,8 +157,19 @@ impl Handover {
     pub fn arm(&self) -> bool {
         let changes = self.lock();
         let is_empty = changes.is_empty();
-        self.armed.store(is_empty, Ordering::Relaxed);
+        self.armed.store(if is_empty { 0 } else { NEVER }, Ordering::Relaxed);
         is_empty
+    }
+
+    /// The same for what is put in from a time on. What waits already, and what comes before it, wakes nobody: the worker is to
+    /// look for that itself, some time later.
+    pub fn arm_from(&self, at: Instant) {
+        self.armed.store(self.since_begun(at), Ordering::Relaxed);
+    }
+
+    fn since_begun(&self, at: Instant) -> u64 {
+        // Enough for 584 years.
+        u64::try_from(at.saturating_duration_since(self.begun).as_nanos()).unwrap_or(NEVER - 1)
     }
 
     /// Returns when the worker was woken after [`arm`](Self::arm).
@@ -192,6 +213,8 @@ fn stripe(address: IpAddr) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::lease::{Operation, Row};
     use crate::record::v4;
@@ -258,13 +281,30 @@ mod tests {
         assert!(handover.arm());
         put(&handover, 1, 1).unwrap();
         put(&handover, 2, 1).unwrap();
-        assert!(handover.is_armed());
+        assert!(handover.is_armed(Instant::now()));
         handover.wake();
         handover.wake();
         assert!(!handover.arm(), "something waits");
         handover.wait().await;
         assert_eq!(handover.take(Handover::room()).len(), 2);
-        let again = tokio::time::timeout(std::time::Duration::from_millis(20), handover.wait()).await;
+        let again = tokio::time::timeout(Duration::from_millis(20), handover.wait()).await;
         assert!(again.is_err(), "only the first woke");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_lets_changes_gather_is_woken_when_that_is_over() {
+        let handover = Handover::new(10);
+        let over = Instant::now() + Duration::from_secs(3600);
+        put(&handover, 1, 1).unwrap();
+        handover.arm_from(over);
+        assert!(!handover.is_armed(Instant::now()), "it is not over yet");
+        assert!(handover.is_armed(over));
+        handover.wake();
+        let before = tokio::time::timeout(Duration::from_millis(20), handover.wait()).await;
+        assert!(before.is_err(), "nor is it when something is put in");
+        handover.arm_from(Instant::now());
+        handover.wake();
+        handover.wait().await;
+        assert!(!handover.is_armed(over), "once");
     }
 }

@@ -222,11 +222,12 @@ impl<K: Kea> Mirror<K> {
         if !self.in_turns.load(Ordering::Relaxed) {
             return self.read_at_once(commit);
         }
+        let at = commit.at;
         match committed.put(commit, config.queue_size) {
             Ok(waiting) => {
                 let are_many = waiting >= committed::BATCH.min(config.queue_size);
                 // After the put (see `Handover::is_armed`). Where there is no worker yet, the turn starts one.
-                let is_due = handover.is_armed() || are_many || !self.working.load(Ordering::Relaxed);
+                let is_due = handover.is_armed(at) || are_many || !self.working.load(Ordering::Relaxed);
                 if is_due && committed.want_turn() {
                     self.kea.wake_main_loop();
                 }

@@ -226,11 +226,11 @@ impl<'a> Mirroring<'a> {
                 }
             }
             // What needed no request made room: there may be more, or the comparison may be done.
-            if is_settled || self.has_room() && !self.arm() {
+            if is_settled || self.is_free() && !self.arm() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let (retry, gathered) = (self.link.retry_at(), self.gathering.until());
+            let (retry, gathered) = (self.link.retry_at(), self.gathering.look_at());
             tokio::select! {
                 Some(finished) = self.requests.join_next() => match finished {
                     Ok(finished) => self.finish(finished),
@@ -278,17 +278,26 @@ impl<'a> Mirroring<'a> {
         (queue_size - queue_size / 4).saturating_sub(self.waiting())
     }
 
-    /// Whether another batch may be sent now: while one is under way, only a full one is.
+    /// Whether another batch may be sent now.
     pub(super) fn has_room(&self) -> bool {
+        self.gathering.until().is_none() && self.is_free()
+    }
+
+    /// The same, were changes not to gather before: while a batch is under way, only a full one is sent.
+    fn is_free(&self) -> bool {
         let batches = self.flights.values().filter(|flight| matches!(flight, Flight::Batch(..))).count();
         let window = if self.pending.due() < MAX_OPERATIONS { 1 } else { WINDOW };
         let is_ready = self.session.is_some() && self.link.is_up() && self.link.retry_at().is_none();
-        is_ready && batches < window && self.gathering.until().is_none()
+        is_ready && batches < window
     }
 
-    /// The thread is about to sleep with room for another transaction: whatever is put in wakes it. What Kea has committed is
-    /// read before, at a turn of the main loop. False when something waits already.
+    /// The thread is about to sleep with room for another transaction: whatever is put in wakes it, once enough time was to
+    /// gather. What Kea has committed is read before, at a turn of the main loop. False when something waits already.
     fn arm(&self) -> bool {
+        if let Some(until) = self.gathering.until() {
+            self.shared.handover.arm_from(until.into_std());
+            return true;
+        }
         let is_armed = self.shared.handover.arm();
         if is_armed && self.turn_at.is_none() && self.shared.committed.want_turn() {
             (self.wake)();
