@@ -161,7 +161,7 @@ pub fn write(bed: &Bed, writing: Writing) -> Others {
     let first = FIRST.fetch_add(rate * seconds + batch, Ordering::Relaxed);
     let numbers = [first, rate, seconds, batch, watches, u32::from(exact)].map(|number| number.to_string());
     let arguments: Vec<&str> = numbers.iter().map(String::as_str).collect();
-    let by: &[&str] = if exact { &["nice", "-n", "10"] } else { &[] };
+    let by: &[&str] = if exact { &["nice", "-n", "5"] } else { &[] };
     Others(spawn_by(&bed.hosts.server, by, &[&["others", &bed.etcd.url()], &arguments[..]].concat()))
 }
 
