@@ -138,8 +138,10 @@ impl Request {
         granted: impl Fn(Window) -> bool,
         now: i64,
     ) -> Self {
-        let mut conditions = vec![Compare::lease(presence, CompareOp::Equal, session)];
-        let (mut operations, mut windows) = (Vec::new(), Vec::new());
+        let number = batch.operations().len();
+        let mut conditions = Vec::with_capacity(1 + number);
+        conditions.push(Compare::lease(presence, CompareOp::Equal, session));
+        let (mut operations, mut windows) = (Vec::with_capacity(number), Vec::new());
         for operation in batch.operations() {
             let Some(write) = &operation.write else { continue };
             let key = writer.keys.of(operation.address);

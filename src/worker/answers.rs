@@ -1,6 +1,6 @@
 //! What becomes of the answers, and of requests that fail.
 
-use tracing::{debug, error};
+use tracing::{Level, debug, error};
 
 use super::mirroring::{Flight, Mirroring};
 use crate::connection::Member;
@@ -109,6 +109,8 @@ impl Mirroring<'_> {
     fn landed(&mut self, batch: Batch, revision: i64) {
         let counters = &self.shared.counters;
         let (mut written, mut changed, mut is_empty) = (None, false, true);
+        // Kea's logger is asked once, not for each lease.
+        let is_told = tracing::enabled!(target: messages::LEASE, Level::DEBUG);
         for operation in batch.operations() {
             // Of some only the absence was required.
             let Some(write) = operation.write.as_ref().filter(|write| write.operations() > 0) else { continue };
@@ -122,12 +124,16 @@ impl Mirroring<'_> {
                     counters.writes.add(1);
                     written = Some(operation.address);
                     self.presence.leases += usize::from(write.revision == 0);
-                    debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
+                    if is_told {
+                        debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
+                    }
                 }
                 Action::Remove => {
                     counters.deletes.add(1);
                     self.presence.leases = self.presence.leases.saturating_sub(1);
-                    debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
+                    if is_told {
+                        debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
+                    }
                 }
                 Action::Keep | Action::Tidy => {}
             }
