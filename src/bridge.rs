@@ -29,7 +29,7 @@ use crate::handover::Changes;
 use crate::lease::{self, Family, Identifier, Lease, LeaseType, Operation, Protocol};
 use crate::log::{self, Log};
 use crate::messages;
-use crate::mirror::{Kea, Mirror};
+use crate::mirror::{GIVES_WAY, Kea, Mirror};
 use crate::record::{relay, v4};
 
 /// `include/dhcp_etcd.h`, as bindgen reads it.
@@ -349,12 +349,6 @@ impl Kea for KeaServer {
         }
     }
 }
-
-/// How much nicer than Kea the worker's thread is. Beside a busy thread it still gets a quarter of the core (sched(7): the weight
-/// of a thread is 1.25 times that of the next nicer one), at 8 µs for a lease 30,000 of them a second. With 10, a tenth, records
-/// came up to 30 ms later where two cores were full, and clients were answered no sooner (docs/performance.md). Packet threads
-/// hardly ever wait for it: a lock that both take is held for a map operation.
-const GIVES_WAY: c_int = 5;
 
 /// Kea's log, logger `etcd-hooks`.
 struct KeaLog;

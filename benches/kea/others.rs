@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dhcp_etcd::mirror::GIVES_WAY;
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions};
 use tokio::time::{Instant, sleep_until};
 
@@ -161,7 +162,8 @@ pub fn write(bed: &Bed, writing: Writing) -> Others {
     let first = FIRST.fetch_add(rate * seconds + batch, Ordering::Relaxed);
     let numbers = [first, rate, seconds, batch, watches, u32::from(exact)].map(|number| number.to_string());
     let arguments: Vec<&str> = numbers.iter().map(String::as_str).collect();
-    let by: &[&str] = if exact { &["nice", "-n", "5"] } else { &[] };
+    let nice = GIVES_WAY.to_string();
+    let by: &[&str] = if exact { &["nice", "-n", &nice] } else { &[] };
     Others(spawn_by(&bed.hosts.server, by, &[&["others", &bed.etcd.url()], &arguments[..]].concat()))
 }
 
