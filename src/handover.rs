@@ -38,6 +38,7 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Handover {
     changes: Mutex<Changes>,
+    /// When this was made.
     begun: Instant,
     /// From when on the worker, which sleeps, is woken by what is put in: nanoseconds since `begun`, or [`NEVER`].
     armed: AtomicU64,
@@ -131,8 +132,7 @@ impl Handover {
 
     /// Wakes the worker, if it sleeps until something is put in.
     pub fn wake(&self) {
-        let is_armed = self.armed.load(Ordering::Relaxed) != NEVER && self.is_armed(Instant::now());
-        if is_armed && self.armed.swap(NEVER, Ordering::Relaxed) != NEVER {
+        if self.is_armed(Instant::now()) && self.armed.swap(NEVER, Ordering::Relaxed) != NEVER {
             self.wake.notify_one();
         }
     }

@@ -119,23 +119,22 @@ impl Mirroring<'_> {
             if let Some(queued) = operation.change.queued {
                 self.shared.lag.observe(queued.elapsed());
             }
-            match write.action {
+            let done = match write.action {
                 Action::Put(_) | Action::Move(_) => {
                     counters.writes.add(1);
                     written = Some(operation.address);
                     self.presence.leases += usize::from(write.revision == 0);
-                    if is_told {
-                        debug!(target: messages::LEASE, "{} written at revision {revision}", operation.address);
-                    }
+                    "written"
                 }
                 Action::Remove => {
                     counters.deletes.add(1);
                     self.presence.leases = self.presence.leases.saturating_sub(1);
-                    if is_told {
-                        debug!(target: messages::LEASE, "{} removed at revision {revision}", operation.address);
-                    }
+                    "removed"
                 }
-                Action::Keep | Action::Tidy => {}
+                Action::Keep | Action::Tidy => continue,
+            };
+            if is_told {
+                debug!(target: messages::LEASE, "{} {done} at revision {revision}", operation.address);
             }
         }
         match written {

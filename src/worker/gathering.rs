@@ -21,7 +21,7 @@ const ENOUGH: u32 = 100;
 const LONGEST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(25);
 /// Of fewer changes nothing is to be gained.
 const FEW: u32 = 3;
-/// When nothing is committed for so long after that, this thread looks itself.
+/// When nothing is committed for so long once it is over, this thread looks itself.
 const QUIET: Duration = Duration::from_millis(1);
 
 /// See the module.
