@@ -6,7 +6,7 @@
 //! key; both are read whenever a session begins. Where neither can tell (somebody wrote the key since, or we only removed since), the history counts as
 //! lost and everything is compared: that is never wrong, only more work.
 //!
-//! Only what was written in the session of this very connection counts; the watch on the same connection tells when it
+//! Only what was written in the session of this very connection counts; a stream on the same connection tells when it
 //! breaks. The client connects again by itself, and what it writes then may be in another history already.
 
 use crate::etcd::Opened;
@@ -39,9 +39,10 @@ impl History {
         }
     }
 
-    /// Something was removed at `revision`, and nothing written.
+    /// Something was removed, and nothing written, by a transaction whose answer has this revision. When that is another one's,
+    /// nothing was there to be removed.
     pub fn removed(&mut self, revision: i64) {
-        if revision >= self.newest {
+        if revision > self.newest {
             self.landmarks.clear();
             self.newest = revision;
         }
@@ -118,6 +119,8 @@ mod tests {
         assert!(!history.goes_on(&opened(9, &[]), "p"));
         history.removed(10);
         history.presented("p", 11);
+        history.removed(11);
+        assert_eq!(history.landmarks(), ["p"], "nothing was removed");
         assert!(history.goes_on(&opened(12, &[11]), "p"));
     }
 }
