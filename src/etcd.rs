@@ -355,6 +355,20 @@ pub fn changed(event: &Event, pair: &KeyValue, is_told: bool) -> (Found, Before)
     (Found { as_of: pair.mod_revision(), key }, before)
 }
 
+/// Stands until the connection does not, by a watch on `key`, whatever that tells; returns why it ended.
+pub async fn hold(mut member: Member, key: String) -> String {
+    let held = async {
+        let mut stream = member.watch.watch(key, None).await?;
+        while let Some(news) = stream.message().await? {
+            if news.canceled() {
+                return Ok(news.cancel_reason().to_owned());
+            }
+        }
+        Ok("etcd ended it".to_owned())
+    };
+    held.await.unwrap_or_else(|error: Error| error.to_string())
+}
+
 /// What a watch tells.
 #[derive(Debug)]
 pub enum Watched {

@@ -16,8 +16,8 @@
 //!
 //! What no callout tells is found by comparing everything: [`resync`] reads page by page, [`walk`] chooses the pages of
 //! etcd's keys, [`comparison`] judges, by what it keeps in an [`address_table`]. Its [`suspects`], and those of the watch, are
-//! read again; [`readings`] is where the worker asks Kea's main thread to read the lease database. [`history`] tells when etcd
-//! lost or restored data, so that a comparison is due.
+//! read again; [`readings`] is where the worker asks Kea's main thread to read the lease database. [`revisions`] tells
+//! when somebody else changes something, and [`history`] when etcd lost or restored data, so that a comparison is due.
 //!
 //! Beside it: [`lease`] and [`record`] (what a lease is, and its JSON), [`presence`] (that of the server), [`config`] (the
 //! parameters), [`credential_files`] (what those of TLS and authentication name), [`commands`] and [`control`] (what
@@ -59,6 +59,7 @@ pub mod presence;
 pub mod readings;
 pub mod record;
 pub mod resync;
+pub mod revisions;
 pub mod scrape;
 pub mod spent;
 pub mod suspects;

@@ -44,8 +44,8 @@ impl Mirroring<'_> {
     }
 
     fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_session: bool) {
-        // The watch shows that the connection did not change since the session began.
-        let in_doubt = !(same_session && self.watch.is_some()) && matches!(answer, Answer::Landed { .. });
+        // While its line stands the connection did not change since the session began.
+        let in_doubt = !same_session && matches!(answer, Answer::Landed { .. });
         match (flight, answer) {
             (Flight::Open(_, presence), Answer::Opened(opened)) => {
                 if choice == self.link.choice() {
@@ -56,12 +56,13 @@ impl Mirroring<'_> {
             (Flight::Close, _) => {}
             (Flight::Present(presence), Answer::Landed { revision }) => {
                 self.presented = Some(presence);
+                self.wrote(revision);
                 self.history.presented(&self.presence_key, revision);
             }
             (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
                 self.granted.extend(granted);
                 self.link.worked();
-                self.landed(batch, revision);
+                self.landed(batch, revision, same_session);
             }
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
@@ -84,9 +85,8 @@ impl Mirroring<'_> {
                 (self.wake)();
             }
             (Flight::Keys(number), Answer::Page(page)) => {
-                if self.watched_to == 0 {
-                    self.watched_to = page.revision;
-                    self.start_watch();
+                if self.revisions.from().is_none() {
+                    self.revisions.begin_after(page.revision);
                 }
                 let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };
                 let orphans = resync.keys(&page, &self.pending);
@@ -95,7 +95,12 @@ impl Mirroring<'_> {
                     self.tidy(&orphans);
                 }
             }
-            (Flight::Tidy, Answer::Landed { revision }) => self.history.removed(revision),
+            (Flight::Tidy, Answer::Landed { revision }) => {
+                self.history.removed(revision);
+                if same_session {
+                    self.wrote(revision);
+                }
+            }
             // One of them was written anew meanwhile.
             (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
             (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
@@ -106,7 +111,7 @@ impl Mirroring<'_> {
         }
     }
 
-    fn landed(&mut self, batch: Batch, revision: i64) {
+    fn landed(&mut self, batch: Batch, revision: i64, same_session: bool) {
         let counters = &self.shared.counters;
         let (mut written, mut changed, mut is_empty) = (None, false, true);
         // Kea's logger is asked once, not for each lease.
@@ -149,9 +154,9 @@ impl Mirroring<'_> {
                     settling.remove(&address);
                 }
             }
-            // Without a watch nothing would ever take it out again.
-            if self.watch.is_some() {
-                self.own.insert(revision);
+            // An answer of a session that is over may be of a history that is.
+            if same_session {
+                self.wrote(revision);
             }
         }
         let overtaken = self.pending.landed(batch, revision);

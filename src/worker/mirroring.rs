@@ -1,19 +1,19 @@
 //! The thread's state and its loop: what is taken, and what is sent.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::answers::Finished;
 use super::files::Files;
 use super::gathering::Gathering;
-use super::session::{KEEP_ALIVE, SESSION_MASK};
+use super::session::{KEEP_ALIVE, Line, SESSION_MASK, line_ends};
 use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
 use crate::config::Config;
@@ -29,6 +29,7 @@ use crate::pending::{Batch, MAX_OPERATIONS, Pending};
 use crate::presence::{self, Presence};
 use crate::record::LeaseKeys;
 use crate::resync::{self, Resync};
+use crate::revisions::Revisions;
 use crate::suspects::Suspects;
 use crate::writer::Writer;
 
@@ -62,9 +63,13 @@ pub(super) enum Flight {
 }
 
 impl Flight {
-    /// Whether it may change records.
+    /// Whether it may change something in etcd.
     pub(super) fn writes(&self) -> bool {
-        matches!(self, Self::Batch(batch, _) if !batch.only_looks())
+        match self {
+            Self::Open(..) | Self::Present(_) | Self::Close | Self::Tidy => true,
+            Self::Batch(batch, _) => !batch.only_looks(),
+            Self::KeepAlive | Self::Observe(_) | Self::Keys(_) => false,
+        }
     }
 }
 
@@ -103,16 +108,18 @@ pub(super) struct Mirroring<'a> {
     pub(super) name_taken: bool,
     /// The session's etcd lease.
     pub(super) session: Option<i64>,
+    /// Stands while its connection does.
+    pub(super) line: Option<Line>,
     pub(super) keep_alive_at: Instant,
     pub(super) history: History,
     /// Etcd leases of windows that are known to exist.
     pub(super) granted: HashSet<i64>,
 
     pub(super) watch: Option<Watch>,
-    /// Changes by others are known up to this revision.
-    pub(super) watched_to: i64,
-    /// Revisions of our own transactions that the watch has yet to tell.
-    pub(super) own: BTreeSet<i64>,
+    pub(super) watch_not_before: Instant,
+    pub(super) revisions: Revisions,
+    /// When a transaction of ours changed something last.
+    pub(super) landed_at: Instant,
     /// Addresses whose record somebody else changed, or that are to be suspected again, since the last tick.
     pub(super) noticed: HashSet<IpAddr>,
     /// What is suspected without a comparison.
@@ -175,12 +182,14 @@ impl<'a> Mirroring<'a> {
             sessions: 0,
             name_taken: false,
             session: None,
+            line: None,
             keep_alive_at: Instant::now(),
             history: History::default(),
             granted: HashSet::new(),
             watch: None,
-            watched_to: 0,
-            own: BTreeSet::new(),
+            watch_not_before: Instant::now(),
+            revisions: Revisions::default(),
+            landed_at: Instant::now(),
             noticed: HashSet::new(),
             suspects: Suspects::default(),
             look_limit: MAX_OPERATIONS,
@@ -210,7 +219,7 @@ impl<'a> Mirroring<'a> {
             self.hear_changes();
             self.receive();
             self.end_overflow();
-            let pause = [self.compare(), self.turn_again()].into_iter().flatten().min();
+            let pause = [self.compare(), self.turn_again(), self.keep_watch()].into_iter().flatten().min();
             let was_pending = !self.pending.is_empty();
             self.send();
             let is_settled = was_pending && self.pending.is_empty();
@@ -232,15 +241,12 @@ impl<'a> Mirroring<'a> {
             }
             let (retry, gathered) = (self.link.retry_at(), self.gathering.look_at());
             tokio::select! {
-                Some(finished) = self.requests.join_next() => match finished {
-                    Ok(finished) => self.finish(finished),
-                    // Only a panic in the request ends here; the thread starts anew.
-                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-                },
+                Some(finished) = self.requests.join_next() => self.finish(or_panic(finished)),
                 () = shared.handover.wait() => {}
                 () = shared.readings.arrived() => {}
                 () = shared.control.asked() => {}
                 Some(news) = next_news(&mut self.watch) => self.hear(news),
+                Some(reason) = line_ends(&mut self.line) => self.line_ended(&reason),
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.link.retry(),
                 () = sleep_until(gathered.unwrap_or_else(Instant::now)), if gathered.is_some() => {}
@@ -261,6 +267,13 @@ impl<'a> Mirroring<'a> {
         });
         self.pending.absorb(&mut shared.handover.take(Changes::default()), usize::MAX);
         self.pending.into_changes(batches.collect::<Vec<_>>())
+    }
+
+    /// Finishes what is answered by now.
+    pub(super) fn finish_answered(&mut self) {
+        while let Some(finished) = self.requests.try_join_next() {
+            self.finish(or_panic(finished));
+        }
     }
 
     pub(super) fn config(&self) -> &'a Config {
@@ -430,9 +443,6 @@ impl<'a> Mirroring<'a> {
                 self.fly(Request::KeepAlive(session), Flight::KeepAlive);
                 self.present();
             }
-            if self.watch.is_none() && self.watched_to != 0 {
-                self.start_watch();
-            }
         }
         let now = now();
         self.granted.retain(|id| Lifetime::end(*id) > now);
@@ -442,4 +452,9 @@ impl<'a> Mirroring<'a> {
         self.shared.ticked.store(true, Ordering::Relaxed);
         (self.wake)();
     }
+}
+
+/// Only a panic in a request fails to be joined; the thread starts anew.
+fn or_panic(finished: Result<Finished, JoinError>) -> Finished {
+    finished.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::comparing::BETWEEN_RESYNCS;
 use super::mirroring::{Ending, Flight, Mirroring};
+use crate::connection::Member;
 use crate::control::Purpose;
-use crate::etcd::{Opened, Request};
+use crate::etcd::{self, Opened, Request};
 use crate::messages;
 use crate::presence::{Presence, State};
 
@@ -18,6 +20,28 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const NAME_PAUSE: Duration = Duration::from_secs(5);
 /// The lower half of a session's id counts a worker's sessions.
 pub(super) const SESSION_MASK: i64 = 0xffff_ffff;
+
+/// A stream that ends with the connection, which the client makes anew unasked, perhaps to another history. Only while a stream is
+/// open is the connection tested, too.
+pub(super) struct Line(JoinHandle<String>);
+
+impl Line {
+    fn of(member: Member, key: String) -> Self {
+        Self(tokio::spawn(etcd::hold(member, key)))
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why the connection ended, once it has; never while there is none.
+pub(super) async fn line_ends(line: &mut Option<Line>) -> Option<String> {
+    let Line(task) = line.as_mut()?;
+    Some(task.await.unwrap_or_else(|error| error.to_string()))
+}
 
 impl Mirroring<'_> {
     /// An id for a session's etcd lease, that tells it from those of others.
@@ -43,13 +67,14 @@ impl Mirroring<'_> {
             info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
             self.pending.forget();
             self.granted.clear();
-            self.own.clear();
             self.shared.control.want(Purpose::Resync, "etcd's history");
         }
-        if !goes_on || self.watched_to == 0 {
-            self.watched_to = opened.revision;
+        if goes_on && self.revisions.from().is_some() {
+            self.revisions.wrote(opened.revision);
+        } else {
+            self.revisions.begin_after(opened.revision);
         }
-        self.start_watch();
+        self.line = self.link.member().map(|member| Line::of(member, self.presence_key.clone()));
     }
 
     /// Begins the end of the session; false when there is none.
@@ -58,6 +83,17 @@ impl Mirroring<'_> {
         self.ending = Ending::Closing;
         self.fly(Request::Close(session), Flight::Close);
         true
+    }
+
+    /// The connection is another one, or gone.
+    pub(super) fn line_ended(&mut self, reason: &str) {
+        debug!(target: messages::NOTICED, "the connection ended: {reason}");
+        self.line = None;
+        // What was answered before tells more of the session, and of the history.
+        self.finish_answered();
+        if self.session.is_some() {
+            self.session_lost();
+        }
     }
 
     /// The session is gone though the member answers: it ended while nothing was heard, or etcd lost it.
@@ -74,6 +110,7 @@ impl Mirroring<'_> {
 
     pub(super) fn disconnected(&mut self) {
         self.session = None;
+        self.line = None;
         self.watch = None;
         self.pending.drop_findings();
         if self.ending == Ending::Flushing && self.link.is_down() {

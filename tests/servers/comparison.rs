@@ -215,6 +215,27 @@ fn a_short_absence_of_etcd_needs_no_comparison() {
 }
 
 #[test]
+fn an_answer_that_came_before_the_connection_ended_tells_of_the_history() {
+    let mut etcd = Etcd::start();
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
+    take(&kea, 0..5);
+    assert_mirrored(&kea, &etcd);
+    etcd.hang();
+    take(&kea, 5..6);
+    etcd.wait_unread();
+    // The answer and the end of the connection are there at once, when it looks again.
+    kea.signal("STOP");
+    etcd.resume();
+    etcd.wait("the last record", |etcd| etcd.values().len() == 6);
+    etcd.kill();
+    kea.signal("CONT");
+    etcd.restart();
+    kea.wait_log("ETCD_CONNECTED", 2);
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 6);
+    assert!(!kea.log().contains("ETCD_HISTORY"), "{}", kea.log());
+}
+
+#[test]
 fn records_that_others_change_or_remove_are_put_right() {
     let etcd = Etcd::start();
     let kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));

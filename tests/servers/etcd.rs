@@ -213,6 +213,22 @@ impl Etcd {
         program::signal(&self.child, "STOP");
     }
 
+    /// Waits until a client has sent it a record that it has not read; it hangs.
+    pub fn wait_unread(&self) {
+        let ours = format!(":{:04X}", self.port);
+        let is_unread = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // The local address; bytes to be sent and, after a colon, to be read. A keep-alive has fewer.
+            let unread = fields[4].split_once(':').and_then(|(_, bytes)| u32::from_str_radix(bytes, 16).ok());
+            fields[1].ends_with(&ours) && fields[3] == "01" && unread.is_some_and(|bytes| bytes > 256)
+        };
+        let until = Instant::now() + Duration::from_secs(30);
+        while !fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).any(is_unread) {
+            assert!(Instant::now() < until, "nobody sent a record");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn resume(&self) {
         program::signal(&self.child, "CONT");
     }

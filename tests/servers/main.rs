@@ -45,3 +45,4 @@ mod sql_leases;
 mod strange_leases;
 mod tls;
 mod two_servers;
+mod watching;

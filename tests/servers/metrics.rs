@@ -27,7 +27,7 @@ fn free_address() -> String {
 }
 
 /// Sends a request; the answer's head and body.
-fn ask(address: &str, request: &str) -> (String, String) {
+pub fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -46,7 +46,7 @@ fn scrape(address: &str) -> String {
 }
 
 /// The number that a server tells of a metric.
-fn told(text: &str, name: &str) -> i64 {
+pub fn told(text: &str, name: &str) -> i64 {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
 }

@@ -1,0 +1,145 @@
+//! Which of etcd's revisions are accounted for: those of our own changes, and those that the watch told. No I/O.
+//!
+//! Whatever changes anything in etcd, wherever, is at the revision after the one before it, one for each transaction
+//! (etcd `server/mvcc/kvstore_txn.go`, `storeTxnWrite.End`). So while the revisions of our own transactions follow one another,
+//! nobody else changed anything, and a watch would only tell us what we wrote. One that is missing is of a request of ours whose
+//! answer is on its way, or somebody else's; a watch that begins there misses nothing.
+
+use std::collections::BTreeSet;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Revisions {
+    /// Everything before it is accounted for.
+    from: Option<i64>,
+    /// Ours after that one, which is missing.
+    own: BTreeSet<i64>,
+    /// The missing one, and the number of the next request when it was first missed.
+    missing: Option<(i64, u64)>,
+}
+
+impl Revisions {
+    /// What is in etcd at `revision` is known, or being read.
+    pub fn begin_after(&mut self, revision: i64) {
+        *self = Self { from: Some(revision + 1), ..Self::default() };
+    }
+
+    /// Nobody knows what happened since, until something is read anew.
+    pub fn lose(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The first revision that a watch is to tell, unless something is to be read first.
+    #[must_use]
+    pub fn from(&self) -> Option<i64> {
+        self.from
+    }
+
+    /// A transaction of ours changed something, at `revision`.
+    pub fn wrote(&mut self, revision: i64) {
+        if self.from.is_some_and(|from| from <= revision) {
+            self.own.insert(revision);
+            self.pass_own();
+        }
+    }
+
+    /// The watch told what happened up to `revision`; of that one there may be more, as what is much comes in parts.
+    pub fn told(&mut self, revision: i64) {
+        if self.from.is_some_and(|from| from < revision) {
+            self.from = Some(revision);
+            self.own = self.own.split_off(&revision);
+            self.pass_own();
+        }
+    }
+
+    /// Whether what happened at `revision` is known already.
+    #[must_use]
+    pub fn has(&self, revision: i64) -> bool {
+        self.from.is_some_and(|from| revision < from) || self.own.contains(&revision)
+    }
+
+    /// Whether somebody else changed something before the newest of ours. Of our own requests that may change something the
+    /// oldest under way has the number `oldest`; the next request gets `next`.
+    pub fn has_others(&mut self, oldest: Option<u64>, next: u64) -> bool {
+        let Some(from) = self.from.filter(|_| !self.own.is_empty()) else {
+            self.missing = None;
+            return false;
+        };
+        if self.missing.is_none_or(|(missing, _)| missing != from) {
+            self.missing = Some((from, next));
+        }
+        self.missing.is_some_and(|(_, before)| oldest.is_none_or(|oldest| before <= oldest))
+    }
+
+    fn pass_own(&mut self) {
+        while let Some(from) = self.from.filter(|from| self.own.first() == Some(from)) {
+            self.own.pop_first();
+            self.from = Some(from + 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(revision: i64, own: &[i64]) -> Revisions {
+        let mut revisions = Revisions::default();
+        revisions.begin_after(revision);
+        for revision in own {
+            revisions.wrote(*revision);
+        }
+        revisions
+    }
+
+    #[test]
+    fn ours_that_follow_one_another_need_no_watch() {
+        let mut revisions = after(6, &[7, 9, 8, 10]);
+        assert_eq!(revisions.from(), Some(11));
+        assert!(!revisions.has_others(None, 5));
+        assert!(revisions.has(10) && !revisions.has(11));
+    }
+
+    #[test]
+    fn one_that_is_missing_may_be_of_a_request_under_way() {
+        let mut revisions = after(6, &[8, 9]);
+        assert_eq!(revisions.from(), Some(7));
+        assert!(!revisions.has_others(Some(3), 5));
+        // Sent since: it came after what is missing.
+        assert!(!revisions.has_others(Some(4), 7));
+        assert!(revisions.has_others(Some(5), 9), "all that were under way are answered");
+        assert!(revisions.has_others(None, 9));
+        assert!(revisions.has(8) && !revisions.has(7));
+        revisions.wrote(7);
+        assert_eq!(revisions.from(), Some(10), "its answer was only late");
+        assert!(!revisions.has_others(None, 9));
+        revisions.wrote(11);
+        assert!(!revisions.has_others(Some(8), 9), "another one is missing now");
+    }
+
+    #[test]
+    fn what_the_watch_told_is_accounted_for_but_for_the_last_of_it() {
+        let mut revisions = after(6, &[8]);
+        revisions.told(7);
+        assert_eq!(revisions.from(), Some(7), "there may be more of it");
+        assert!(!revisions.has(7), "it is told in parts");
+        revisions.told(8);
+        assert_eq!(revisions.from(), Some(9), "ours is whole");
+        revisions.told(12);
+        assert_eq!(revisions.from(), Some(12));
+        revisions.wrote(10);
+        assert!(revisions.has(10) && !revisions.has_others(None, 5), "it was told before it was answered");
+    }
+
+    #[test]
+    fn nothing_is_accounted_for_before_something_is_read() {
+        let mut revisions = Revisions::default();
+        revisions.wrote(7);
+        assert!(!revisions.has(7) && !revisions.has_others(None, 5));
+        assert_eq!(revisions.from(), None);
+        let mut revisions = after(6, &[8]);
+        revisions.lose();
+        assert_eq!(revisions.from(), None);
+        assert!(!revisions.has(8));
+    }
+}
