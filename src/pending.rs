@@ -495,8 +495,14 @@ impl Pending {
         // Perhaps it is our own write, whose answer is on its way: that tells.
         let under_way = self.in_flight.contains_key(&address);
         if under_way || told_waits {
-            // Older than what we wrote since: no news.
-            if under_way || self.known.get(&address).is_none_or(|known| known.revision < found.as_of) {
+            let is_older = self.known.get(&address).is_some_and(|known| known.revision > found.as_of);
+            if is_older {
+                // What we wrote since may have been on absence, with this key written and removed before. Nobody knows then whether
+                // our lease was read before that, too.
+                self.again.push(address);
+            }
+            // Else no news.
+            if under_way || !is_older {
                 self.find(address, Seen { found: found.clone(), heard: true });
             }
             return true;

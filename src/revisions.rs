@@ -7,6 +7,9 @@
 
 use std::collections::BTreeSet;
 
+/// Of so many that follow a missing one the oldest are forgotten: the watch tells them like those of somebody else, in the end.
+const MOST: usize = 10_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Revisions {
@@ -21,12 +24,14 @@ pub struct Revisions {
 impl Revisions {
     /// What is in etcd at `revision` is known, or being read.
     pub fn begin_after(&mut self, revision: i64) {
-        *self = Self { from: Some(revision + 1), ..Self::default() };
+        self.from = Some(revision + 1);
+        self.own = self.own.split_off(&(revision + 1));
+        self.pass_own();
     }
 
-    /// Nobody knows what happened since, until something is read anew.
+    /// Nobody can tell any more what others did, until something is read anew.
     pub fn lose(&mut self) {
-        *self = Self::default();
+        self.from = None;
     }
 
     /// The first revision that a watch is to tell, unless something is to be read first.
@@ -37,9 +42,12 @@ impl Revisions {
 
     /// A transaction of ours changed something, at `revision`.
     pub fn wrote(&mut self, revision: i64) {
-        if self.from.is_some_and(|from| from <= revision) {
+        if self.from.is_none_or(|from| from <= revision) {
             self.own.insert(revision);
             self.pass_own();
+            if self.own.len() > MOST {
+                self.own.pop_first();
+            }
         }
     }
 
@@ -132,14 +140,26 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_accounted_for_before_something_is_read() {
-        let mut revisions = Revisions::default();
-        revisions.wrote(7);
-        assert!(!revisions.has(7) && !revisions.has_others(None, 5));
-        assert_eq!(revisions.from(), None);
+    fn nobody_can_tell_before_something_is_read() {
         let mut revisions = after(6, &[8]);
         revisions.lose();
+        revisions.wrote(11);
+        revisions.wrote(13);
         assert_eq!(revisions.from(), None);
-        assert!(!revisions.has(8));
+        assert!(!revisions.has_others(None, 5));
+        revisions.begin_after(10);
+        assert_eq!(revisions.from(), Some(12), "ours are known all the same");
+        assert!(revisions.has(13) && revisions.has_others(None, 5));
+    }
+
+    #[test]
+    fn what_no_watch_ever_tells_does_not_fill_memory() {
+        let mut revisions = after(6, &[]);
+        for revision in 8..30_000 {
+            revisions.wrote(revision);
+        }
+        assert_eq!(revisions.own.len(), MOST);
+        assert_eq!(revisions.from(), Some(7));
+        assert!(revisions.has_others(None, 5) && revisions.has(29_999));
     }
 }

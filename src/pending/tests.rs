@@ -481,6 +481,23 @@ fn who_wrote_and_removed_a_key_before_a_write_on_its_absence_is_noticed() {
 }
 
 #[test]
+fn who_did_so_is_noticed_late_as_well() {
+    for is_under_way in [false, true] {
+        let mut pending = pending(1);
+        let batch = pending.next_batch(0).unwrap();
+        assert!(pending.landed(batch, 10).is_empty());
+        pending.put(v4(0), change(1));
+        let batch = is_under_way.then(|| pending.next_batch(0).unwrap());
+        assert!(pending.noticed(v4(0), &junk(8), Before::Nothing));
+        assert!(pending.noticed(v4(0), &Found { as_of: 9, key: None }, Before::Nothing));
+        if let Some(batch) = batch {
+            pending.landed(batch, 11);
+        }
+        assert!(pending.take_again().contains(&v4(0)));
+    }
+}
+
+#[test]
 fn a_finding_that_waits_is_not_written_after_an_outage() {
     let mut pending = pending(1);
     let batch = pending.next_batch(0).unwrap();

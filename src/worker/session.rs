@@ -13,6 +13,7 @@ use crate::control::Purpose;
 use crate::etcd::{self, Opened, Request};
 use crate::messages;
 use crate::presence::{Presence, State};
+use crate::revisions::Revisions;
 
 /// How often the session's etcd lease is renewed: a third of its time.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -58,7 +59,9 @@ impl Mirroring<'_> {
             warn!(target: messages::NAME_TAKEN, "another server writes {}: give each its own server-name", self.presence_key);
         }
         self.name_taken = taken;
-        let goes_on = self.history.goes_on(opened, &self.presence_key);
+        // What the watch told may be gone though what we wrote before it stands.
+        let went_back = self.revisions.from().is_some_and(|from| opened.revision < from);
+        let goes_on = self.history.goes_on(opened, &self.presence_key) && !went_back;
         self.link.came_up(self.waiting());
         self.session = Some(opened.lease);
         self.keep_alive_at = Instant::now() + KEEP_ALIVE;
@@ -67,9 +70,10 @@ impl Mirroring<'_> {
             info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
             self.pending.forget();
             self.granted.clear();
+            self.revisions = Revisions::default();
             self.shared.control.want(Purpose::Resync, "etcd's history");
         }
-        if goes_on && self.revisions.from().is_some() {
+        if self.revisions.from().is_some() {
             self.revisions.wrote(opened.revision);
         } else {
             self.revisions.begin_after(opened.revision);

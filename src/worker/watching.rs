@@ -72,6 +72,7 @@ impl Mirroring<'_> {
             watch.alone = 0;
         } else if watch.alone >= ALONE {
             self.watch = None;
+            return Some(self.landed_at + REST);
         }
         None
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::client4::Client4;
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
+use crate::metrics::metric_of;
 use crate::mirrored::assert_mirrored;
 
 fn take(kea: &Kea, clients: std::ops::Range<u32>) -> Vec<String> {
@@ -198,6 +199,26 @@ fn an_older_snapshot_is_brought_up_to_date_even_after_others_wrote_to_it() {
     });
     etcd.restart();
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 49);
+}
+
+#[test]
+fn an_older_snapshot_that_lacks_only_what_others_wrote_is_told_apart() {
+    let mut etcd = Etcd::start();
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
+    take(&kea, 0..10);
+    kea.wait_log("ETCD_RESYNC", 1);
+    assert_mirrored(&kea, &etcd);
+    let snapshot = etcd.snapshot();
+    let looked = metric_of(&etcd, "etcd_mvcc_range_total");
+    for key in ["none", "of them", "is an address", "10.0.9.9"] {
+        etcd.ctl(&["put", &format!("{LEASES}{key}"), "somebody's"]);
+    }
+    etcd.wait("a look at what was told last", |etcd| metric_of(etcd, "etcd_mvcc_range_total") > looked);
+    etcd.kill();
+    etcd.restore(&snapshot);
+    etcd.restart();
+    kea.wait_log("ETCD_HISTORY", 1);
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 10);
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn free_address() -> String {
 }
 
 /// Sends a request; the answer's head and body.
-pub fn ask(address: &str, request: &str) -> (String, String) {
+fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -45,8 +45,14 @@ fn scrape(address: &str) -> String {
     body
 }
 
+/// One of etcd's own metrics.
+pub fn metric_of(etcd: &Etcd, name: &str) -> i64 {
+    let (_, metrics) = ask(&format!("127.0.0.1:{}", etcd.port()), "GET /metrics HTTP/1.0\r\n\r\n");
+    told(&metrics, name)
+}
+
 /// The number that a server tells of a metric.
-pub fn told(text: &str, name: &str) -> i64 {
+fn told(text: &str, name: &str) -> i64 {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
 }

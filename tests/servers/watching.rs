@@ -1,12 +1,11 @@
 //! The watch on the records, which ends while a server writes alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::client4::Client4;
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
-use crate::metrics;
+use crate::metrics::metric_of;
 use crate::mirrored::assert_mirrored;
 
 /// Those of a server at rest: on its records and, as long as the connection stands, on its presence key.
@@ -14,16 +13,7 @@ const AT_REST: i64 = 2;
 
 /// How many watches etcd has.
 fn watches(etcd: &Etcd) -> i64 {
-    let (_, metrics) = metrics::ask(&format!("127.0.0.1:{}", etcd.port()), "GET /metrics HTTP/1.0\r\n\r\n");
-    metrics::told(&metrics, "etcd_debugging_mvcc_watcher_total")
-}
-
-fn wait(what: &str, wanted: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !wanted() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    metric_of(etcd, "etcd_debugging_mvcc_watcher_total")
 }
 
 #[test]
@@ -38,7 +28,7 @@ fn what_others_change_while_a_server_writes_alone_is_noticed() {
         addresses.push(client.take());
     }
     assert_mirrored(&kea, &etcd);
-    wait("it is told of its records", || watches(&etcd) == AT_REST);
+    etcd.wait("a watch on the records", |etcd| watches(etcd) == AT_REST);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -51,14 +41,14 @@ fn what_others_change_while_a_server_writes_alone_is_noticed() {
             }
         });
         for address in addresses {
-            wait("it is not told of what it writes", || watches(&etcd) < AT_REST);
+            etcd.wait("no watch on the records", |etcd| watches(etcd) < AT_REST);
             let key = format!("{LEASES}{address}");
             etcd.ctl(&["del", &key]);
             etcd.wait("the record again", |etcd| etcd.ctl(&["get", "--keys-only", &key]).contains(&key));
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    wait("it is told of its records again", || watches(&etcd) == AT_REST);
+    etcd.wait("a watch on the records again", |etcd| watches(etcd) == AT_REST);
     let records = assert_mirrored(&kea, &etcd);
     let (address, _) = records.first_key_value().unwrap();
     etcd.ctl(&["del", &format!("{LEASES}{address}")]);
