@@ -9,16 +9,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Client, WatchOptions};
 
-use crate::Part;
 use crate::bed::{Bed, RELAYS};
 use crate::beside::Beside;
 use crate::client4::{Answer, Client4};
 use crate::figures::{Budget, Figure, quantile};
 use crate::kea::Family;
+use crate::others::{self, Writing};
 use crate::perfdhcp;
+use crate::with::{BATCH, With};
+use crate::{Part, turns};
 
 /// Watched exchanges a second.
 const SAMPLES: u32 = 50;
+
+/// Seconds of a load.
+const SECONDS: u32 = 8;
 
 /// How long a watched client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -119,47 +124,66 @@ pub fn watch(url: &str) {
 /// The lag at a rate: median and 99th percentile, or one of them.
 struct AtRate {
     rate: u32,
+    /// Records of a transaction of the simplest mirror: about as many as the library's have.
+    batch: u32,
     figures: Vec<(f64, Figure)>,
 }
 
 impl AtRate {
-    fn new(rate: u32, budgets: &[(f64, f64)]) -> Self {
+    fn new(rate: u32, batch: u32, budgets: &[(f64, f64)]) -> Self {
         let figure = |(part, budget): &(f64, f64)| {
-            let what = format!("from ACK to etcd at {rate}/s, {:.0}th percentile", part * 100.0);
+            let part_of = format!("from ACK to etcd at {rate}/s, {:.0}th percentile", part * 100.0);
+            let what = format!(
+                "{part_of} (without: a library that only reads, another program writes what an exact mirror does)"
+            );
             (*part, Figure::new(what, "ms", Budget::AtMost(*budget)))
         };
-        Self { rate, figures: budgets.iter().map(figure).collect() }
+        Self { rate, batch, figures: budgets.iter().map(figure).collect() }
     }
 
     fn measure(&mut self) {
         let bed = Bed::new(Family::V4, true, true);
-        let lags = lags(&bed, 8, || drop(perfdhcp::load(&bed, self.rate, 8)));
+        let lags = lags(&bed, SECONDS, || drop(perfdhcp::load(&bed, self.rate, SECONDS)));
         let mut lags: Vec<f64> = lags.into_iter().map(|lag| lag.lag).collect();
         lags.sort_by(f64::total_cmp);
+        self.add(true, &lags);
+    }
+
+    /// The simplest mirror writes as many records.
+    fn measure_mirror(&mut self) {
+        let bed = With::Least.bed(Family::V4, true);
+        let writing = Writing { rate: self.rate, seconds: SECONDS, batch: self.batch, watches: 0, exact: true };
+        let writer = others::write(&bed, writing);
+        perfdhcp::load(&bed, self.rate, SECONDS);
+        self.add(false, &writer.written().lags);
+    }
+
+    fn add(&mut self, with: bool, lags: &[f64]) {
         for (part, figure) in &mut self.figures {
-            figure.add(true, quantile(&lags, *part));
+            figure.add(with, quantile(lags, *part));
         }
-        println!(
-            "  lag at {}/s: median {:.2} ms, p99 {:.2} ms",
-            self.rate,
-            quantile(&lags, 0.5),
-            quantile(&lags, 0.99)
-        );
+        let whose = if with { "" } else { " of the simplest mirror" };
+        let (median, p99) = (quantile(lags, 0.5), quantile(lags, 0.99));
+        println!("  lag{whose} at {}/s: median {median:.2} ms, p99 {p99:.2} ms", self.rate);
     }
 }
 
-/// The lag at two rates.
+/// The lag at two rates, and that of the simplest mirror.
 pub struct Visible([AtRate; 2]);
 
 impl Visible {
     pub fn new() -> Self {
-        Self([AtRate::new(1000, &[(0.5, 2.0), (0.99, 10.0)]), AtRate::new(6000, &[(0.99, 50.0)])])
+        Self([AtRate::new(1000, 2, &[(0.5, 2.0), (0.99, 10.0)]), AtRate::new(6000, BATCH, &[(0.99, 50.0)])])
     }
 }
 
 impl Part for Visible {
-    fn measure(&mut self, _: usize) {
-        self.0.iter_mut().for_each(AtRate::measure);
+    fn measure(&mut self, round: usize) {
+        for at_rate in &mut self.0 {
+            for is_library in turns(round) {
+                if is_library { at_rate.measure() } else { at_rate.measure_mirror() }
+            }
+        }
     }
 
     fn figures(&self) -> Vec<&Figure> {

@@ -175,6 +175,9 @@ pub struct Written {
     pub cpu: f64,
     /// By how many seconds its last record was late: it writes one transaction at a time.
     pub late: f64,
+    /// Milliseconds from when a record was there until etcd had answered, were the records of a transaction to gather before it as
+    /// a server's leases do; in order.
+    pub lags: Vec<f64>,
 }
 
 impl Others {
@@ -183,8 +186,11 @@ impl Others {
         let output = self.0.wait();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        let [told, cpu, late] = text.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{text}") };
-        Written { told: told.parse().unwrap(), cpu: cpu.parse().unwrap(), late: late.parse().unwrap() }
+        let numbers: Vec<&str> = text.split_whitespace().collect();
+        let [told, cpu, late, ref lags @ ..] = numbers[..] else { panic!("{text}") };
+        let number = |text: &str| text.parse().unwrap();
+        let lags = lags.iter().map(|lag| number(lag)).collect();
+        Written { told: told.parse().unwrap(), cpu: number(cpu), late: number(late), lags }
     }
 }
 
@@ -192,7 +198,7 @@ impl Others {
 pub fn run(url: &str, start: u32, Writing { rate, seconds, batch, watches, exact }: Writing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
-    let late = runtime.block_on(async {
+    let (late, mut lags) = runtime.block_on(async {
         for _ in 0..watches {
             // A connection for each, as servers have.
             listen(Client::connect([url], None).await.unwrap(), Arc::clone(&told)).await;
@@ -203,16 +209,24 @@ pub fn run(url: &str, start: u32, Writing { rate, seconds, batch, watches, exact
         }
         let lease = etcd.lease_grant(3600, None).await.unwrap().id();
         let begin = Instant::now();
+        let mut lags = Vec::new();
         for first in (0..rate * seconds).step_by(batch as usize) {
-            sleep_until(begin + Duration::from_secs(1) * first / rate).await;
+            let due = begin + Duration::from_secs(1) * first / rate;
+            sleep_until(due).await;
             put(&mut etcd, start + first..start + first + batch, lease, exact).await;
+            let took = due.elapsed().as_secs_f64();
+            lags.extend((0..batch).map(|record| (took + f64::from(record) / f64::from(rate)) * 1000.0));
         }
         let late = begin.elapsed().as_secs_f64() - f64::from(seconds);
         // What is under way.
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
-        late
+        (late, lags)
     });
+    lags.sort_by(f64::total_cmp);
     println!("{} {} {late}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
+    for lag in lags {
+        println!("{lag:.3}");
+    }
 }
 
 /// Has every change of a record counted for as long as the connection stands.

@@ -13,7 +13,7 @@ use crate::others::{self, Others, Writing};
 use crate::perfdhcp::{self, Load};
 
 /// Records of a transaction of the other program; those of the library at 4,000 leases a second have up to as many.
-const BATCH: u32 = 100;
+pub const BATCH: u32 = 100;
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq)]
