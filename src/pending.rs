@@ -65,6 +65,12 @@ impl Batch {
         self.operations.iter().map(|operation| operation.address)
     }
 
+    /// Whether the key of some address has another revision afterwards.
+    #[must_use]
+    pub fn changes_keys(&self) -> bool {
+        self.operations.iter().filter_map(|operation| operation.write.as_ref()).any(Write::changes_key)
+    }
+
     /// Whether the keys are only to be read.
     #[must_use]
     pub fn only_looks(&self) -> bool {

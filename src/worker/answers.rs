@@ -44,8 +44,12 @@ impl Mirroring<'_> {
     }
 
     fn answered(&mut self, flight: Flight, answer: Answer, choice: u64, same_session: bool) {
-        // While its line stands the connection did not change since the session began.
-        let in_doubt = !same_session && matches!(answer, Answer::Landed { .. });
+        let landed = if let Answer::Landed { revision } = answer { Some(revision) } else { None };
+        // While its line stands the connection did not change since the session began. An answer of a session that is over may be of
+        // a history that is.
+        if let Some(revision) = landed.filter(|_| same_session && flight.changes()) {
+            self.wrote(revision);
+        }
         match (flight, answer) {
             (Flight::Open(_, presence), Answer::Opened(opened)) => {
                 if choice == self.link.choice() {
@@ -56,13 +60,12 @@ impl Mirroring<'_> {
             (Flight::Close, _) => {}
             (Flight::Present(presence), Answer::Landed { revision }) => {
                 self.presented = Some(presence);
-                self.wrote(revision);
                 self.history.presented(&self.presence_key, revision);
             }
             (Flight::Batch(batch, granted), Answer::Landed { revision }) => {
                 self.granted.extend(granted);
                 self.link.worked();
-                self.landed(batch, revision, same_session);
+                self.landed(batch, revision);
             }
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
@@ -95,32 +98,26 @@ impl Mirroring<'_> {
                     self.tidy(&orphans);
                 }
             }
-            (Flight::Tidy, Answer::Landed { revision }) => {
-                self.history.removed(revision);
-                if same_session {
-                    self.wrote(revision);
-                }
-            }
+            (Flight::Tidy, Answer::Landed { revision }) => self.history.removed(revision),
             // One of them was written anew meanwhile.
             (Flight::Tidy, _) => self.shared.control.want(Purpose::Resync, "index keys changed meanwhile"),
             (Flight::KeepAlive | Flight::Present(_), _) => self.session_lost(),
             (flight, answer) => error!(target: messages::BUG, "{flight:?} was answered with {answer:?}"),
         }
-        if in_doubt {
+        if landed.is_some() && !same_session {
             self.history.doubt();
         }
     }
 
-    fn landed(&mut self, batch: Batch, revision: i64, same_session: bool) {
+    fn landed(&mut self, batch: Batch, revision: i64) {
         let counters = &self.shared.counters;
-        let (mut written, mut changed, mut is_empty) = (None, false, true);
+        let (mut written, mut is_empty) = (None, true);
         // Kea's logger is asked once, not for each lease.
         let is_told = tracing::enabled!(target: messages::LEASE, Level::DEBUG);
         for operation in batch.operations() {
             // Of some only the absence was required.
             let Some(write) = operation.write.as_ref().filter(|write| write.operations() > 0) else { continue };
             is_empty = false;
-            changed |= write.changes_key();
             if let Some(queued) = operation.change.queued {
                 self.shared.lag.observe(queued.elapsed());
             }
@@ -147,16 +144,9 @@ impl Mirroring<'_> {
             None if is_empty => {}
             None => self.history.removed(revision),
         }
-        // Without a change the revision may be that of somebody else's, which is to be noticed.
-        if changed {
-            if let Some(settling) = &mut self.settling {
-                for address in batch.addresses() {
-                    settling.remove(&address);
-                }
-            }
-            // An answer of a session that is over may be of a history that is.
-            if same_session {
-                self.wrote(revision);
+        if let Some(settling) = self.settling.as_mut().filter(|_| batch.changes_keys()) {
+            for address in batch.addresses() {
+                settling.remove(&address);
             }
         }
         let overtaken = self.pending.landed(batch, revision);

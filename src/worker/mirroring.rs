@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::answers::Finished;
 use super::files::Files;
 use super::gathering::Gathering;
-use super::session::{KEEP_ALIVE, Line, SESSION_MASK, line_ends};
+use super::session::{KEEP_ALIVE, SESSION_MASK};
 use super::watching::{Watch, next_news};
 use super::{CLOSING, Shared, TICK};
 use crate::config::Config;
@@ -63,6 +63,15 @@ pub(super) enum Flight {
 }
 
 impl Flight {
+    /// Whether it changed something in etcd, once all of it was applied. Without a change the revision of the answer may be that of
+    /// somebody else's.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Self::Batch(batch, _) => batch.changes_keys(),
+            _ => self.writes(),
+        }
+    }
+
     /// Whether it may change something in etcd.
     pub(super) fn writes(&self) -> bool {
         match self {
@@ -108,8 +117,9 @@ pub(super) struct Mirroring<'a> {
     pub(super) name_taken: bool,
     /// The session's etcd lease.
     pub(super) session: Option<i64>,
-    /// Stands while its connection does.
-    pub(super) line: Option<Line>,
+    /// Ends with the session's connection, which the client makes anew unasked, perhaps to another history: a stream that is open as
+    /// long. Only while one is open is the connection tested, too.
+    pub(super) line: JoinSet<String>,
     pub(super) keep_alive_at: Instant,
     pub(super) history: History,
     /// Etcd leases of windows that are known to exist.
@@ -182,7 +192,7 @@ impl<'a> Mirroring<'a> {
             sessions: 0,
             name_taken: false,
             session: None,
-            line: None,
+            line: JoinSet::new(),
             keep_alive_at: Instant::now(),
             history: History::default(),
             granted: HashSet::new(),
@@ -246,7 +256,9 @@ impl<'a> Mirroring<'a> {
                 () = shared.readings.arrived() => {}
                 () = shared.control.asked() => {}
                 Some(news) = next_news(&mut self.watch) => self.hear(news),
-                Some(reason) = line_ends(&mut self.line) => self.line_ended(&reason),
+                Some(reason) = self.line.join_next() => {
+                    self.line_ended(&reason.unwrap_or_else(|error| error.to_string()));
+                }
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.link.retry(),
                 () = sleep_until(gathered.unwrap_or_else(Instant::now)), if gathered.is_some() => {}

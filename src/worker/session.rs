@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::comparing::BETWEEN_RESYNCS;
 use super::mirroring::{Ending, Flight, Mirroring};
-use crate::connection::Member;
 use crate::control::Purpose;
 use crate::etcd::{self, Opened, Request};
 use crate::messages;
@@ -21,28 +20,6 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const NAME_PAUSE: Duration = Duration::from_secs(5);
 /// The lower half of a session's id counts a worker's sessions.
 pub(super) const SESSION_MASK: i64 = 0xffff_ffff;
-
-/// A stream that ends with the connection, which the client makes anew unasked, perhaps to another history. Only while a stream is
-/// open is the connection tested, too.
-pub(super) struct Line(JoinHandle<String>);
-
-impl Line {
-    fn of(member: Member, key: String) -> Self {
-        Self(tokio::spawn(etcd::hold(member, key)))
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Why the connection ended, once it has; never while there is none.
-pub(super) async fn line_ends(line: &mut Option<Line>) -> Option<String> {
-    let Line(task) = line.as_mut()?;
-    Some(task.await.unwrap_or_else(|error| error.to_string()))
-}
 
 impl Mirroring<'_> {
     /// An id for a session's etcd lease, that tells it from those of others.
@@ -78,7 +55,10 @@ impl Mirroring<'_> {
         } else {
             self.revisions.begin_after(opened.revision);
         }
-        self.line = self.link.member().map(|member| Line::of(member, self.presence_key.clone()));
+        self.line = JoinSet::new();
+        if let Some(member) = self.link.member() {
+            self.line.spawn(etcd::hold(member, self.presence_key.clone()));
+        }
     }
 
     /// Begins the end of the session; false when there is none.
@@ -92,7 +72,6 @@ impl Mirroring<'_> {
     /// The connection is another one, or gone.
     pub(super) fn line_ended(&mut self, reason: &str) {
         debug!(target: messages::NOTICED, "the connection ended: {reason}");
-        self.line = None;
         // What was answered before tells more of the session, and of the history.
         self.finish_answered();
         if self.session.is_some() {
@@ -114,7 +93,7 @@ impl Mirroring<'_> {
 
     pub(super) fn disconnected(&mut self) {
         self.session = None;
-        self.line = None;
+        self.line = JoinSet::new();
         self.watch = None;
         self.pending.drop_findings();
         if self.ending == Ending::Flushing && self.link.is_down() {
