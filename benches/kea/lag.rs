@@ -12,7 +12,7 @@ use etcd_client::{Client, WatchOptions};
 use crate::bed::{Bed, RELAYS};
 use crate::beside::Beside;
 use crate::client4::{Answer, Client4};
-use crate::figures::{Budget, Figure, quantile};
+use crate::figures::{Budget, Figure, quantile, sorted};
 use crate::kea::Family;
 use crate::others::{self, Writing};
 use crate::perfdhcp;
@@ -144,9 +144,7 @@ impl AtRate {
     fn measure(&mut self) {
         let bed = Bed::new(Family::V4, true, true);
         let lags = lags(&bed, SECONDS, || drop(perfdhcp::load(&bed, self.rate, SECONDS)));
-        let mut lags: Vec<f64> = lags.into_iter().map(|lag| lag.lag).collect();
-        lags.sort_by(f64::total_cmp);
-        self.add(true, &lags);
+        self.add(true, &lags.iter().map(|lag| lag.lag).collect::<Vec<_>>());
     }
 
     /// The simplest mirror writes as many records.
@@ -159,11 +157,12 @@ impl AtRate {
     }
 
     fn add(&mut self, with: bool, lags: &[f64]) {
+        let lags = sorted(lags);
         for (part, figure) in &mut self.figures {
-            figure.add(with, quantile(lags, *part));
+            figure.add(with, quantile(&lags, *part));
         }
         let whose = if with { "" } else { " of the simplest mirror" };
-        let (median, p99) = (quantile(lags, 0.5), quantile(lags, 0.99));
+        let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
         println!("  lag{whose} at {}/s: median {median:.2} ms, p99 {p99:.2} ms", self.rate);
     }
 }

@@ -176,7 +176,7 @@ pub struct Written {
     /// By how many seconds its last record was late: it writes one transaction at a time.
     pub late: f64,
     /// Milliseconds from when a record was there until etcd had answered, were the records of a transaction to gather before it as
-    /// a server's leases do; in order.
+    /// a server's leases do.
     pub lags: Vec<f64>,
 }
 
@@ -198,7 +198,7 @@ impl Others {
 pub fn run(url: &str, start: u32, Writing { rate, seconds, batch, watches, exact }: Writing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = Arc::new(AtomicU64::new(0));
-    let (late, mut lags) = runtime.block_on(async {
+    let (late, lags) = runtime.block_on(async {
         for _ in 0..watches {
             // A connection for each, as servers have.
             listen(Client::connect([url], None).await.unwrap(), Arc::clone(&told)).await;
@@ -222,7 +222,6 @@ pub fn run(url: &str, start: u32, Writing { rate, seconds, batch, watches, exact
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
         (late, lags)
     });
-    lags.sort_by(f64::total_cmp);
     println!("{} {} {late}", told.load(Ordering::Relaxed), cpu_in("/proc/self"));
     for lag in lags {
         println!("{lag:.3}");
