@@ -1,6 +1,7 @@
 //! DHCPv4 clients behind a relay agent (RFC 2131; RFC 1542 section 4.1 for the relay's part).
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
@@ -192,6 +193,17 @@ impl Client4 {
         decline.opts_mut().insert(DhcpOption::ServerIdentifier(self.server.0));
         self.send(&decline);
     }
+}
+
+/// A lease for each of these clients of a server, behind its relay 1; their addresses.
+pub fn take(kea: &Kea, clients: Range<u32>) -> Vec<String> {
+    let mut client = Client4::new(kea, 1, 0);
+    clients
+        .map(|number| {
+            client.become_client(number);
+            client.take().to_string()
+        })
+        .collect()
 }
 
 /// An option that is text (66 and 67 are).

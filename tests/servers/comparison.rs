@@ -6,21 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client4::Client4;
+use crate::client4::{Client4, take};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
 use crate::metrics::metric_of;
 use crate::mirrored::assert_mirrored;
-
-fn take(kea: &Kea, clients: std::ops::Range<u32>) -> Vec<String> {
-    let mut client = Client4::new(kea, 1, 0);
-    clients
-        .map(|number| {
-            client.become_client(number);
-            client.take().to_string()
-        })
-        .collect()
-}
 
 /// Adds leases by command, as fast as Kea takes them.
 fn add(kea: &Kea, count: u32) {

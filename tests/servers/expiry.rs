@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dhcproto::v4::DhcpOption;
 use serde_json::{Value, json};
 
-use crate::client4::Client4;
+use crate::client4::{Client4, take};
 use crate::client6::{Client6, ia_na, ia_pd};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
@@ -15,14 +15,6 @@ use crate::tcp_link::{Mode, TcpLink};
 
 /// Thirty days: a window is 36 hours then, so whatever a test writes falls into one, or into two at its edge.
 const LONG: u32 = 30 * 86_400;
-
-fn take(kea: &Kea, clients: std::ops::Range<u32>) {
-    let mut client = Client4::new(kea, 1, 0);
-    for number in clients {
-        client.become_client(number);
-        client.take();
-    }
-}
 
 /// The etcd lease of each record (0 for none), by address.
 fn etcd_leases(etcd: &Etcd) -> BTreeMap<String, i64> {

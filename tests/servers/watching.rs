@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::client4::Client4;
+use crate::client4::{Client4, take};
 use crate::etcd::{Etcd, LEASES};
 use crate::kea::{Family, Kea, Wanted};
 use crate::metrics::metric_of;
@@ -21,17 +21,13 @@ fn what_others_change_while_a_server_writes_alone_is_noticed() {
     let etcd = Etcd::start();
     let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
     kea.wait_log("ETCD_RESYNC", 1);
-    let mut client = Client4::new(&kea, 1, 0);
-    let mut addresses = Vec::new();
-    for number in 0..2 {
-        client.become_client(number);
-        addresses.push(client.take());
-    }
+    let addresses = take(&kea, 0..2);
     assert_mirrored(&kea, &etcd);
     etcd.wait("a watch on the records", |etcd| watches(etcd) == AT_REST);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut client = Client4::new(&kea, 1, 0);
             for number in 2..50_000 {
                 client.become_client(number);
                 client.take();
