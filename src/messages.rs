@@ -67,7 +67,7 @@ messages! {
     LEASE = "ETCD_LEASE";
     /// Keys had been changed by somebody else and were looked at before anything was written (debug level 40).
     CONFLICT = "ETCD_CONFLICT";
-    /// The watch on the records ended or missed changes (debug level 40); it begins again, where needed with a comparison.
+    /// The connection or the watch on the records ended, or the watch missed changes (debug level 40); both begin again, where needed with a comparison.
     NOTICED = "ETCD_NOTICED";
 }
 

@@ -1,7 +1,7 @@
 //! Which of etcd's revisions are accounted for: those of our own changes, and those that the watch told. No I/O.
 //!
 //! Whatever changes anything in etcd, wherever, is at the revision after the one before it, one for each transaction
-//! (etcd `server/mvcc/kvstore_txn.go`, `storeTxnWrite.End`). So while the revisions of our own transactions follow one another,
+//! (etcd `mvcc/kvstore_txn.go`, `storeTxnWrite.End`). So while the revisions of our own transactions follow one another,
 //! nobody else changed anything, and a watch would only tell us what we wrote. One that is missing is of a request of ours whose
 //! answer is on its way, or somebody else's; a watch that begins there misses nothing.
 

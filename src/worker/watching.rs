@@ -22,11 +22,11 @@ use crate::messages;
 /// Messages of the watch that wait at most: twice as many as transactions are under way, each of which is told in one.
 const UNHEARD: usize = 2 * WINDOW;
 
-/// So many transactions of ours without one of somebody else end the watch. To begin one costs etcd and this thread about what
-/// telling one of these does.
+/// So many transactions of ours without one of somebody else end the watch: a second of a busy server or less, and enough that it
+/// is not begun and ended all the time.
 const ALONE: usize = 64;
-/// So long after the last of ours it begins again. Etcd tells within as much what happened before (`server/mvcc/watchable_store.go`,
-/// `syncWatchersLoop`), so others are noticed with the next tick but one at the latest.
+/// So long after the last of ours it begins again. Etcd tells within as much what happened before (etcd
+/// `mvcc/watchable_store.go`, `syncWatchersLoop`), so others are noticed with the next tick but one at the latest.
 const REST: Duration = Duration::from_millis(100);
 
 /// A watch under way; it ends when this is dropped.
