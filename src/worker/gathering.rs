@@ -12,15 +12,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For each change of a transaction, the next one is sent so much later.
+/// For each change that was sent, the next transaction is sent so much later.
 const PER_CHANGE: Duration = Duration::from_micros(500);
-/// So many changes are enough: a transaction takes 127, and what comes until it is made is to fit in, too.
+/// So many changes are enough: a transaction takes 127.
 const ENOUGH: u32 = 100;
-/// At most as much later as `ENOUGH` changes take at the rate of late, and that within these bounds. What gathered is read after
-/// that, at a turn of Kea's main loop ([`crate::committed`]).
-const LONGEST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(25);
+/// At most as far after the end of the gathering before as `ENOUGH` changes take at the rate of late, and that within these
+/// bounds. So what lies between, a turn of Kea's main loop that reads what gathered ([`crate::committed`]), and this thread's
+/// wait for a core, comes out of it and makes no transaction later.
+const PERIOD: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(25);
+/// But so much is left where these take longer than that.
+const LEAST: Duration = Duration::from_millis(5);
 /// Of fewer changes nothing is to be gained.
-const FEW: u32 = 3;
+const FEW: usize = 3;
 /// When nothing is committed for so long once it is over, this thread looks itself.
 const QUIET: Duration = Duration::from_millis(1);
 
@@ -28,16 +31,36 @@ const QUIET: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     until: Option<Instant>,
-    /// When the last transaction was sent that this was told of.
+    /// When the last one was to end.
+    ended: Option<Instant>,
+    /// When it began.
     begun: Option<Instant>,
+    /// How many changes were sent since then.
+    sent: usize,
 }
 
 impl Gathering {
-    /// A transaction with so many changes is being sent, and nothing else waits to be written.
-    pub(super) fn begin(&mut self, changes: usize) {
-        let now = Instant::now();
+    /// So many changes are being sent.
+    pub(super) fn sent(&mut self, changes: usize) {
+        self.sent += changes;
+    }
+
+    /// Nothing else waits to be written.
+    pub(super) fn begin(&mut self) {
+        self.begin_at(Instant::now());
+    }
+
+    fn begin_at(&mut self, now: Instant) {
+        let changes = std::mem::take(&mut self.sent);
         let since = self.begun.replace(now).map_or(Duration::ZERO, |begun| now - begun);
-        self.until = pause(u32::try_from(changes).unwrap_or(u32::MAX), since).map(|pause| now + pause);
+        if changes < FEW {
+            return;
+        }
+        let changes = u32::try_from(changes).unwrap_or(u32::MAX);
+        let period = (since.saturating_mul(ENOUGH) / changes).clamp(*PERIOD.start(), *PERIOD.end());
+        let latest = self.ended.map_or(now, |ended| ended + period).max(now + LEAST);
+        let until = (now + PER_CHANGE.saturating_mul(changes)).min(latest);
+        (self.until, self.ended) = (Some(until), Some(until));
     }
 
     /// Ends it when it is time.
@@ -47,7 +70,7 @@ impl Gathering {
 
     /// Ends it at once: what was sent was not applied.
     pub(super) fn end(&mut self) {
-        self.until = None;
+        (self.until, self.ended) = (None, None);
     }
 
     /// Until when changes are to gather, if they are.
@@ -61,44 +84,60 @@ impl Gathering {
     }
 }
 
-/// How long changes are to gather after so many that came since the transaction before, if they are.
-fn pause(changes: u32, since: Duration) -> Option<Duration> {
-    let enough = since.saturating_mul(ENOUGH) / changes.max(1);
-    let longest = enough.clamp(*LONGEST.start(), *LONGEST.end());
-    (changes >= FEW).then(|| PER_CHANGE.saturating_mul(changes).min(longest))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// How many changes a transaction has in the end, at so many a second.
-    fn changes_at(rate: f64) -> f64 {
-        let mut since = Duration::from_millis(1);
-        (0..100).fold(0.0, |_, _| {
-            let changes = rate * since.as_secs_f64();
+    /// Changes of a transaction in the end, at so many a second, and how long after the one before it is sent. From the end of a
+    /// gathering, or from an answer where there is none, it takes `between` until the next transaction is made.
+    fn in_the_end(rate: f64, between: Duration) -> (f64, Duration) {
+        let mut gathering = Gathering::default();
+        let (mut now, mut since) = (Instant::now(), between);
+        for _ in 0..200 {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred at most")]
-            let pause = pause(changes as u32, since);
-            // What is not gathered for takes a millisecond until it is answered.
-            since = pause.unwrap_or_default().max(Duration::from_millis(1));
-            changes
-        })
+            gathering.sent((rate * since.as_secs_f64()) as usize);
+            gathering.begin_at(now);
+            let next = gathering.until.take().unwrap_or(now) + between;
+            since = next - now;
+            now = next;
+        }
+        (rate * since.as_secs_f64(), since)
     }
 
     #[test]
     fn a_transaction_grows_with_the_rate_up_to_what_is_enough() {
-        assert!(changes_at(1000.0) < 3.0, "sent at once");
+        let soon = Duration::from_millis(1);
+        assert!(in_the_end(1000.0, soon).0 < 3.0, "sent at once");
         for (rate, changes) in [(4000.0, 100.0), (5000.0, 100.0), (6000.0, 100.0), (8000.0, 100.0), (12000.0, 120.0)] {
-            let found = changes_at(rate);
+            let (found, _) = in_the_end(rate, soon);
             assert!((found - changes).abs() < 2.0, "{found} at {rate}/s");
         }
     }
 
     #[test]
+    fn on_full_cores_a_transaction_is_no_later() {
+        for milliseconds in [1, 5, 10] {
+            let (changes, since) = in_the_end(6000.0, Duration::from_millis(milliseconds));
+            assert!((changes - 100.0).abs() < 2.0, "{changes} with {milliseconds} ms");
+            assert!(since < Duration::from_millis(18), "{since:?} with {milliseconds} ms");
+        }
+        let (_, since) = in_the_end(6000.0, Duration::from_millis(20));
+        assert_eq!(since, Duration::from_millis(20) + LEAST);
+    }
+
+    #[test]
     fn nobody_waits_longer_than_that() {
-        assert_eq!(pause(u32::MAX, Duration::from_secs(1)), Some(Duration::from_millis(10)));
-        assert_eq!(pause(127, Duration::from_secs(1)), Some(Duration::from_millis(25)));
-        assert_eq!(pause(4, Duration::from_secs(1)), Some(Duration::from_millis(2)));
-        assert_eq!(pause(2, Duration::from_secs(1)), None);
+        let pause = |changes| {
+            let (mut gathering, now) = (Gathering::default(), Instant::now());
+            gathering.ended = Some(now);
+            gathering.begun = Some(now.checked_sub(Duration::from_secs(1)).unwrap());
+            gathering.sent(changes);
+            gathering.begin_at(now);
+            gathering.until.map(|until| until - now)
+        };
+        assert_eq!(pause(usize::MAX), Some(Duration::from_millis(10)));
+        assert_eq!(pause(127), Some(Duration::from_millis(25)));
+        assert_eq!(pause(4), Some(Duration::from_millis(2)));
+        assert_eq!(pause(2), None);
     }
 }

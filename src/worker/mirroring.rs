@@ -401,8 +401,9 @@ impl<'a> Mirroring<'a> {
                 // Also beside keys that are to be read first: a few removals of which no key is known would else have everything
                 // sent at once, in small transactions.
                 let is_last = !self.pending.is_write_due();
+                self.gathering.sent(batch.operations().len());
                 if is_last && self.resync.is_none() && self.ending == Ending::No {
-                    self.gathering.begin(batch.operations().len());
+                    self.gathering.begin();
                 }
                 let granted = |window: Window| self.granted.contains(&window.id);
                 let request = Request::write(&batch, writer, &self.presence_key, session, granted, now());
