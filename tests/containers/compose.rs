@@ -54,8 +54,8 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 impl Compose {
-    /// Builds the images and starts everything but clients.
-    pub fn start(debian: &'static str) -> Self {
+    /// Builds the images.
+    pub fn build(debian: &'static str) -> Self {
         run(Command::new(docker_dir().join("base-image.sh")).args([debian, "trixie"]));
         let dir = TempDir::new().unwrap();
         let endpoints = MEMBERS.map(|member| format!("\"http://{member}:2379\"")).join(", ");
@@ -72,8 +72,13 @@ impl Compose {
         let compose = Self { debian, project: format!("dhcpetcd{debian}{}", std::process::id()), dir };
         fs::write(compose.dir.path().join("cluster.json"), compose.cluster().to_string()).unwrap();
         compose.compose(&["build", "-q", "etcd", "kea-dhcp4", "kea-dhcp6", "client"]);
-        compose.compose(&[&["up", "-d"][..], &MEMBERS, &["kea-dhcp4", "kea-dhcp6"]].concat());
         compose
+    }
+
+    /// Starts everything but clients.
+    pub fn start(self) -> Self {
+        self.compose(&[&["up", "-d"][..], &MEMBERS, &["kea-dhcp4", "kea-dhcp6"]].concat());
+        self
     }
 
     /// What differs from the file that users have.

@@ -6,13 +6,19 @@ mod package;
 #[path = "../servers/records.rs"]
 mod records;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use compose::{Compose, docker_is_here};
 use serde_json::Value;
 
-/// One at a time: each has seven containers and more.
-static TURN: Mutex<()> = Mutex::new(());
+/// One at a time runs: each has seven containers and more, which wait for most of their time. The images of the next one are
+/// built meanwhile.
+static RUNNING: Mutex<()> = Mutex::new(());
+static BUILDING: Mutex<()> = Mutex::new(());
+
+fn turn(of: &'static Mutex<()>) -> MutexGuard<'static, ()> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Clients take leases, come back, and give them back.
 fn main_job(compose: &Compose) {
@@ -48,8 +54,11 @@ fn generation(debian: &'static str, version: &str, more: impl FnOnce(&Compose)) 
     if !docker_is_here() {
         return;
     }
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let compose = Compose::start(debian);
+    let building = turn(&BUILDING);
+    let compose = Compose::build(debian);
+    drop(building);
+    let _turn = turn(&RUNNING);
+    let compose = compose.start();
     main_job(&compose);
     let found = compose.kea_version();
     assert!(found.starts_with(version), "{debian} has Kea {found}");

@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::TURN;
 use crate::compose::{docker_dir, docker_is_here, run};
+use crate::{BUILDING, RUNNING, turn};
 
 /// A network of the test's own; Debian's configuration has this subnet.
 const SUBNET: &str = "192.0.2.0/24";
@@ -180,8 +180,10 @@ fn the_package_works_on_a_clean_debian_as_its_unit_runs_kea() {
         return;
     }
     let package = package();
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let building = turn(&BUILDING);
     run(Command::new(docker_dir().join("base-image.sh")).arg("bookworm"));
+    drop(building);
+    let _turn = turn(&RUNNING);
     let network = Network::create();
     let server = Host::start(format!("{}-server", network.name), &[]);
     let client = Host::start(format!("{}-client", network.name), &["--cap-add", "NET_ADMIN"]);
