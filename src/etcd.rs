@@ -214,7 +214,8 @@ impl Request {
         let exchange = async {
             let mut member = match member {
                 Some(member) => member,
-                None => Member::connect(endpoint, credentials, connect_timeout).await?,
+                // Apart, as few requests need it, and all would be 10 KB larger, which are moved several times.
+                None => Box::pin(Member::connect(endpoint, credentials, connect_timeout)).await?,
             };
             let answer = self.ask(&mut member).await.map_err(|error| Failure::of(&error))?;
             Ok((member, answer))
