@@ -255,6 +255,11 @@ impl Request {
                 if keys_only {
                     options = options.with_keys_only();
                 }
+                if revision > 0 {
+                    // What the member told as of a revision it has for good. So it need ask nobody, which would come after
+                    // all writes that are under way (etcd server/etcdserver/v3_server.go, Range).
+                    options = options.with_serializable();
+                }
                 let mut answer = member.kv.get(from, Some(options)).await?;
                 let newest = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
                 let revision = if revision == 0 { newest } else { revision };
