@@ -41,7 +41,7 @@ messages! {
     DENIED = "ETCD_DENIED";
     /// etcd does not take the record of one address, for the reason given; it is left out until the lease changes again or the next comparison tries it.
     RECORD_REFUSED = "ETCD_RECORD_REFUSED";
-    /// More addresses changed than `queue-size` while etcd took no writes; the changes of others are dropped, and found by a comparison of everything when etcd takes writes again. Printed once when the queue is full, and once with their number when etcd takes writes again and a quarter of it is free.
+    /// More addresses changed than `queue-size` while etcd took no writes; the changes of others are dropped, and found by a comparison of everything when etcd takes writes again. Printed once when the queue is full, and once with their number when etcd takes writes again and an eighth of it is free.
     QUEUE_OVERFLOW = "ETCD_QUEUE_OVERFLOW";
     /// All leases were compared with all records, for the reason given; tells what was missing, different or extra in etcd. That is written by then.
     RESYNC = "ETCD_RESYNC";

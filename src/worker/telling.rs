@@ -46,9 +46,11 @@ impl Mirroring<'_> {
     }
 
     /// One line with the number of changes that were dropped, when there is room again. A comparison finds them, and need not
-    /// wait for the rest: it reads what etcd holds while that is written.
+    /// wait for the rest: it reads what etcd holds while that is written, and what it finds waits until there is
+    /// [room](Self::free) for that as well.
     pub(super) fn end_overflow(&mut self) {
-        if self.overflowing && self.link.is_up() && self.free() > 0 {
+        let queue_size = self.config().queue_size;
+        if self.overflowing && self.link.is_up() && self.waiting() < queue_size - queue_size / 8 {
             let overflows = self.shared.counters.queue_overflows.get();
             let lost = overflows - self.overflows_told;
             warn!(target: messages::QUEUE_OVERFLOW, "{lost} changes were dropped; everything is compared");
