@@ -70,7 +70,13 @@ impl Gathering {
 
     /// Ends it at once: what was sent was not applied.
     pub(super) fn end(&mut self) {
-        (self.until, self.ended) = (None, None);
+        self.end_at(Instant::now());
+    }
+
+    fn end_at(&mut self, now: Instant) {
+        if self.until.take().is_some() {
+            self.ended = Some(now);
+        }
     }
 
     /// Until when changes are to gather, if they are.
@@ -123,6 +129,19 @@ mod tests {
         }
         let (_, since) = in_the_end(6000.0, Duration::from_millis(20));
         assert_eq!(since, Duration::from_millis(20) + LEAST);
+    }
+
+    #[test]
+    fn after_one_that_was_ended_the_next_one_is_as_long() {
+        let (mut gathering, start) = (Gathering::default(), Instant::now());
+        gathering.sent(100);
+        gathering.begin_at(start);
+        let ended = start + LEAST / 2;
+        assert!(gathering.until.unwrap() > ended);
+        gathering.end_at(ended);
+        gathering.sent(100);
+        gathering.begin_at(ended);
+        assert_eq!(gathering.until, Some(ended + *PERIOD.start()));
     }
 
     #[test]
