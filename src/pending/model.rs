@@ -312,7 +312,7 @@ impl World {
         true
     }
 
-    /// The same for worlds with the same future, and short: a million are told apart by it.
+    /// The same for worlds with the same future, and short: hundreds of thousands are told apart by it.
     fn text(&self) -> String {
         use std::fmt::Write;
         let owner = |owner: &Option<Owner>| owner.as_ref().map(|owner| (owner.cltt, owner.hwaddr.clone()));

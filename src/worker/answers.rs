@@ -1,5 +1,6 @@
 //! What becomes of the answers, and of requests that fail.
 
+use tokio::time::Instant;
 use tracing::{Level, debug, error};
 
 use super::mirroring::{Flight, Mirroring};
@@ -69,7 +70,7 @@ impl Mirroring<'_> {
             }
             (Flight::Batch(batch, granted), Answer::Seen { found, session }) => {
                 self.granted.extend(granted);
-                self.gathering.end();
+                self.gathering.end(Instant::now());
                 let conflicts = self.pending.seen(batch, found);
                 self.shared.counters.conflicts.add(conflicts);
                 if conflicts > 0 {

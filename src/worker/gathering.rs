@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// For each change that was sent, the next transaction is sent so much later.
 const PER_CHANGE: Duration = Duration::from_micros(500);
-/// So many changes are enough: a transaction takes 127.
+/// So many changes are enough: a transaction takes 127, and may be made later than planned.
 const ENOUGH: u32 = 100;
 /// At most as far after the end of the gathering before as `ENOUGH` changes take at the rate of late, and that within these
 /// bounds. So what lies between, a turn of Kea's main loop that reads what gathered ([`crate::committed`]), and this thread's
@@ -33,7 +33,7 @@ pub(super) struct Gathering {
     until: Option<Instant>,
     /// When the last one was to end.
     ended: Option<Instant>,
-    /// When it began.
+    /// When nothing else waited last.
     begun: Option<Instant>,
     /// How many changes were sent since then.
     sent: usize,
@@ -46,11 +46,7 @@ impl Gathering {
     }
 
     /// Nothing else waits to be written.
-    pub(super) fn begin(&mut self) {
-        self.begin_at(Instant::now());
-    }
-
-    fn begin_at(&mut self, now: Instant) {
+    pub(super) fn begin(&mut self, now: Instant) {
         let changes = std::mem::take(&mut self.sent);
         let since = self.begun.replace(now).map_or(Duration::ZERO, |begun| now - begun);
         if changes < FEW {
@@ -69,11 +65,7 @@ impl Gathering {
     }
 
     /// Ends it at once: what was sent was not applied.
-    pub(super) fn end(&mut self) {
-        self.end_at(Instant::now());
-    }
-
-    fn end_at(&mut self, now: Instant) {
+    pub(super) fn end(&mut self, now: Instant) {
         if self.until.take().is_some() {
             self.ended = Some(now);
         }
@@ -102,7 +94,7 @@ mod tests {
         for _ in 0..200 {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred at most")]
             gathering.sent((rate * since.as_secs_f64()) as usize);
-            gathering.begin_at(now);
+            gathering.begin(now);
             let next = gathering.until.take().unwrap_or(now) + between;
             since = next - now;
             now = next;
@@ -135,12 +127,12 @@ mod tests {
     fn after_one_that_was_ended_the_next_one_is_as_long() {
         let (mut gathering, start) = (Gathering::default(), Instant::now());
         gathering.sent(100);
-        gathering.begin_at(start);
+        gathering.begin(start);
         let ended = start + LEAST / 2;
         assert!(gathering.until.unwrap() > ended);
-        gathering.end_at(ended);
+        gathering.end(ended);
         gathering.sent(100);
-        gathering.begin_at(ended);
+        gathering.begin(ended);
         assert_eq!(gathering.until, Some(ended + *PERIOD.start()));
     }
 
@@ -151,7 +143,7 @@ mod tests {
             gathering.ended = Some(now);
             gathering.begun = Some(now.checked_sub(Duration::from_secs(1)).unwrap());
             gathering.sent(changes);
-            gathering.begin_at(now);
+            gathering.begin(now);
             gathering.until.map(|until| until - now)
         };
         assert_eq!(pause(usize::MAX), Some(Duration::from_millis(10)));

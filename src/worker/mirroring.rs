@@ -403,7 +403,7 @@ impl<'a> Mirroring<'a> {
                 let is_last = !self.pending.is_write_due();
                 self.gathering.sent(batch.operations().len());
                 if is_last && self.resync.is_none() && self.ending == Ending::No {
-                    self.gathering.begin();
+                    self.gathering.begin(Instant::now());
                 }
                 let granted = |window: Window| self.granted.contains(&window.id);
                 let request = Request::write(&batch, writer, &self.presence_key, session, granted, now());

@@ -58,6 +58,7 @@ fn generation(debian: &'static str, version: &str, more: impl FnOnce(&Compose)) 
     let compose = Compose::build(debian);
     drop(building);
     let _turn = turn(&RUNNING);
+    // Named anew, so that it has ended when the next one's turn comes.
     let compose = compose.start();
     main_job(&compose);
     let found = compose.kea_version();
