@@ -24,8 +24,8 @@ test: packages-of-tests
 	cargo clippy --all-targets --locked -- --deny warnings
 	# The parts that need no Kea, alone.
 	cargo test --locked --no-default-features
-	# Everything, in real servers.
-	cargo test --locked --test servers
+	# Everything, in real servers, which wait more than they work.
+	cargo test --locked --test servers -- --test-threads=$$((2 * $$(nproc)))
 	# What a packet thread does for a lease takes no more instructions than it did.
 	cargo bench --locked --bench instructions
 	# The images of docker/, with the Kea of three Debian releases.
