@@ -1,10 +1,11 @@
 # make demo   see it work           make test   everything is tested         make chaos   for an hour, everything fails
+# make containers   with three releases of Kea
 # make fuzz   hostile input, half an hour for each side that sends some
 # make bench  what it costs           make bench-peers   beside what others do     make bench-history   etcd for ten minutes
 # make instructions   counted, not timed
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test chaos fuzz bench bench-peers bench-history instructions build deb deny packages packages-of-tests
+.PHONY: demo test containers chaos fuzz bench bench-peers bench-history instructions build deb deny packages packages-of-tests
 
 build: packages
 	cargo build --release --locked
@@ -28,8 +29,12 @@ test: packages-of-tests
 	cargo test --locked --test servers -- --test-threads=$$((2 * $$(nproc)))
 	# What a packet thread does for a lease takes no more instructions than it did.
 	cargo bench --locked --bench instructions
-	# The images of docker/, with the Kea of three Debian releases.
+	# The images of docker/, with two newer releases of Kea, and the package.
 	cargo test --locked --test containers
+
+# The same with three releases of Kea, and optimised as users have them.
+containers: packages-of-tests
+	OPTIMISED=1 cargo test --locked --test containers -- --include-ignored
 
 chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture

@@ -19,6 +19,10 @@ const SERVERS: [(&str, &str, &str); 2] = [
     ("kea-dhcp6", "/run/kea/kea6-ctrl-socket", "lease6-get-all"),
 ];
 
+/// That the library runs in each release is seen without the optimiser too, which takes longer than all else here. Images made so
+/// have names of their own, so that nobody takes them for those that users build, which `make containers` has.
+const NOT_OPTIMISED: [(&str, &str); 2] = [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")];
+
 /// Whether a program with these arguments succeeds.
 fn works(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
@@ -54,9 +58,8 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 impl Compose {
-    /// Builds the images.
-    pub fn build(debian: &'static str) -> Self {
-        run(Command::new(docker_dir().join("base-image.sh")).args([debian, "trixie"]));
+    /// The files of a test that has the Kea of this release.
+    pub fn new(debian: &'static str) -> Self {
         let dir = TempDir::new().unwrap();
         let endpoints = MEMBERS.map(|member| format!("\"http://{member}:2379\"")).join(", ");
         for (server, ..) in SERVERS {
@@ -71,8 +74,18 @@ impl Compose {
         }
         let compose = Self { debian, project: format!("dhcpetcd{debian}{}", std::process::id()), dir };
         fs::write(compose.dir.path().join("cluster.json"), compose.cluster().to_string()).unwrap();
-        compose.compose(&["build", "-q", "etcd", "kea-dhcp4", "kea-dhcp6", "client"]);
         compose
+    }
+
+    /// Makes the base images, and the client's, which is the same for every release.
+    pub fn make_bases(&self) {
+        run(Command::new(docker_dir().join("base-image.sh")).args([self.debian, "trixie"]));
+        self.compose(&["build", "-q", "client"]);
+    }
+
+    /// Builds the images of the servers and of etcd.
+    pub fn build(&self) {
+        self.compose(&["build", "-q", "etcd", "kea-dhcp4", "kea-dhcp6"]);
     }
 
     /// Starts everything but clients.
@@ -103,6 +116,10 @@ impl Compose {
         for (server, ..) in SERVERS {
             let config = self.dir.path().join(format!("{server}.conf"));
             services[server] = json!({ "volumes": [format!("{}:/etc/kea/{server}.conf:ro", config.display())] });
+            if std::env::var_os("OPTIMISED").is_none() {
+                services[server]["image"] = format!("dhcp-etcd/{server}:{}-not-optimised", self.debian).into();
+                services[server]["build"] = json!({ "args": NOT_OPTIMISED.map(|(name, value)| format!("{name}={value}")) });
+            }
         }
         json!({ "version": "2.4", "services": services })
     }

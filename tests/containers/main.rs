@@ -11,10 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use compose::{Compose, docker_is_here};
 use serde_json::Value;
 
-/// One at a time runs: each has seven containers and more, which wait for most of their time. The images of the next one are
-/// built meanwhile.
+/// One at a time runs: each has seven containers and more. Images of other releases are built meanwhile.
 static RUNNING: Mutex<()> = Mutex::new(());
-static BUILDING: Mutex<()> = Mutex::new(());
+/// What images of several releases begin with is made once.
+static BASES: Mutex<()> = Mutex::new(());
 
 fn turn(of: &'static Mutex<()>) -> MutexGuard<'static, ()> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,9 +54,11 @@ fn generation(debian: &'static str, version: &str, more: impl FnOnce(&Compose)) 
     if !docker_is_here() {
         return;
     }
-    let building = turn(&BUILDING);
-    let compose = Compose::build(debian);
-    drop(building);
+    let compose = Compose::new(debian);
+    let bases = turn(&BASES);
+    compose.make_bases();
+    drop(bases);
+    compose.build();
     let _turn = turn(&RUNNING);
     // Named anew, so that it has ended when the next one's turn comes.
     let compose = compose.start();
@@ -70,6 +72,7 @@ fn generation(debian: &'static str, version: &str, more: impl FnOnce(&Compose)) 
 }
 
 #[test]
+#[ignore = "make containers runs it; Kea 2.2 is also what the package is tried with, and the servers outside of containers"]
 fn kea_2_2_does_the_main_job() {
     generation("bookworm", "2.2.", |_| ());
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::compose::{docker_dir, docker_is_here, run};
-use crate::{BUILDING, RUNNING, turn};
+use crate::{BASES, RUNNING, turn};
 
 /// A network of the test's own; Debian's configuration has this subnet.
 const SUBNET: &str = "192.0.2.0/24";
@@ -180,9 +180,9 @@ fn the_package_works_on_a_clean_debian_as_its_unit_runs_kea() {
         return;
     }
     let package = package();
-    let building = turn(&BUILDING);
+    let bases = turn(&BASES);
     run(Command::new(docker_dir().join("base-image.sh")).arg("bookworm"));
-    drop(building);
+    drop(bases);
     let _turn = turn(&RUNNING);
     let network = Network::create();
     let server = Host::start(format!("{}-server", network.name), &[]);
