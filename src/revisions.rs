@@ -3,7 +3,7 @@
 //! Whatever changes anything in etcd, wherever, is at the revision after the one before it, one for each transaction
 //! (etcd `mvcc/kvstore_txn.go`, `storeTxnWrite.End`). So while the revisions of our own transactions follow one another,
 //! nobody else changed anything, and a watch would only tell us what we wrote. One that is missing is of a request of ours whose
-//! answer is on its way, or somebody else's; a watch that begins there misses nothing.
+//! answer is on its way, or somebody else's; a watch is to tell everything from there on.
 
 use std::collections::BTreeSet;
 

@@ -98,7 +98,10 @@ impl Mirroring<'_> {
         let writer = self.pending.writer();
         // Only a record that was ours tells which index keys there are.
         let (base, tell_before) = (writer.keys.base().to_owned(), !writer.index.is_off());
-        let task = tokio::spawn(etcd::watch(member, base, from, tell_before, tell)).abort_handle();
+        // From the revision before, though that is known: etcd before 3.4.34 and 3.5.16 keeps no removal at the very revision up to
+        // which it was compacted, but says that something is missing only to those who begin below that (etcd
+        // `mvcc/key_index.go`, `doCompact`; `mvcc/watcher_group.go`, `choose`).
+        let task = tokio::spawn(etcd::watch(member, base, from - 1, tell_before, tell)).abort_handle();
         self.watch = Some(Watch { news, unheard: VecDeque::new(), alone: 0, task });
     }
 
