@@ -6,6 +6,9 @@
 //! key; both are read whenever a session begins. Where neither can tell (somebody wrote the key since, or we only removed since), the history counts as
 //! lost and everything is compared: that is never wrong, only more work.
 //!
+//! What others wrote after our last record may be lost though that stands, and so may what they did since: the watch is to tell
+//! that anew. The last record that it told is a landmark for that, too.
+//!
 //! Only what was written in the session of this very connection counts; a stream on the same connection tells when it
 //! breaks. The client connects again by itself, and what it writes then may be in another history already.
 
@@ -17,6 +20,8 @@ pub struct History {
     /// Keys of ours with the `mod_revision` of each: the last record, and the presence key. Either proves all that matters,
     /// so the history goes on when one of them stands: the presence key vanishes with its session, a record is removed.
     landmarks: Vec<(String, i64)>,
+    /// The last record that the watch told.
+    heard: Option<(String, i64)>,
     /// The newest revision of an answer.
     newest: i64,
 }
@@ -48,6 +53,11 @@ impl History {
         }
     }
 
+    /// The watch told that a record was written at `revision`.
+    pub fn heard(&mut self, key: String, revision: i64) {
+        self.heard = Some((key, revision));
+    }
+
     /// Something was written or removed, and perhaps not in the history that we know.
     pub fn doubt(&mut self) {
         self.landmarks.clear();
@@ -56,16 +66,23 @@ impl History {
     /// The keys to be read when a session begins.
     #[must_use]
     pub fn landmarks(&self) -> Vec<String> {
-        self.landmarks.iter().map(|(key, _)| key.clone()).collect()
+        self.landmarks.iter().chain(&self.heard).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether the session that began goes on with the history that we know; the landmarks must not have changed since
-    /// they were asked for. From now on it is the session's history.
-    pub fn goes_on(&mut self, opened: &Opened, presence: &str) -> bool {
-        let stands = self.landmarks.iter().zip(&opened.landmarks).any(|((_, revision), found)| revision == found);
-        let goes_on = self.newest == 0 || (stands && opened.revision > self.newest);
-        if !goes_on {
+    /// Up to which revision the session that began goes on with the history that we know, if it does; the landmarks must not
+    /// have changed since they were asked for. From now on it is the session's history.
+    pub fn goes_on(&mut self, opened: &Opened, presence: &str) -> Option<i64> {
+        let stands = |((_, revision), found): (&(String, i64), &i64)| (revision == found).then_some(*revision);
+        let mut found = opened.landmarks.iter();
+        let ours = self.landmarks.iter().zip(found.by_ref()).filter_map(stands).max();
+        let heard = self.heard.iter().zip(found).filter_map(stands).max();
+        let goes_on = match ours.filter(|_| opened.revision > self.newest) {
+            Some(ours) => heard.max(Some(ours)),
+            None => (self.newest == 0).then_some(opened.revision),
+        };
+        if goes_on.is_none() {
             self.landmarks.clear();
+            self.heard = None;
         }
         self.newest = self.newest.min(opened.revision);
         self.presented(presence, opened.revision);
@@ -83,7 +100,7 @@ mod tests {
 
     fn history() -> History {
         let mut history = History::default();
-        assert!(history.goes_on(&opened(5, &[]), "p"), "the first session has nothing to go on with");
+        assert_eq!(history.goes_on(&opened(5, &[]), "p"), Some(5), "the first session has nothing to go on with");
         history
     }
 
@@ -94,10 +111,28 @@ mod tests {
         history.wrote("a".into(), 7);
         history.wrote("b".into(), 6);
         assert_eq!(history.landmarks(), ["a"]);
-        assert!(history.goes_on(&opened(9, &[7]), "p"));
+        assert_eq!(history.goes_on(&opened(9, &[7]), "p"), Some(7));
         assert_eq!(history.landmarks(), ["a", "p"]);
-        assert!(history.goes_on(&opened(12, &[7, 0]), "p"), "the presence key has vanished, the record stands");
-        assert!(history.goes_on(&opened(14, &[0, 12]), "p"), "the other way round");
+        assert_eq!(
+            history.goes_on(&opened(12, &[7, 0]), "p"),
+            Some(7),
+            "the presence key has vanished, the record stands"
+        );
+        assert_eq!(history.goes_on(&opened(14, &[0, 12]), "p"), Some(12), "the other way round");
+    }
+
+    #[test]
+    fn what_others_wrote_is_known_as_far_as_it_stands() {
+        let mut history = history();
+        history.wrote("a".into(), 7);
+        history.heard("b".into(), 20);
+        assert_eq!(history.landmarks(), ["a", "b"]);
+        assert_eq!(history.goes_on(&opened(30, &[7, 20]), "p"), Some(20));
+        assert_eq!(history.landmarks(), ["a", "p", "b"]);
+        assert_eq!(history.goes_on(&opened(40, &[7, 30, 0]), "p"), Some(30), "a later one of ours is as good");
+        assert_eq!(history.goes_on(&opened(50, &[7, 0, 0]), "p"), Some(7), "an older state, grown");
+        history.heard("b".into(), 60);
+        assert_eq!(history.goes_on(&opened(70, &[0, 0, 60]), "p"), None, "of what we wrote it tells nothing");
     }
 
     #[test]
@@ -105,7 +140,7 @@ mod tests {
         for (revision, landmark) in [(9, 3), (9, 0), (4, 0), (6, 7)] {
             let mut history = history();
             history.wrote("a".into(), 7);
-            assert!(!history.goes_on(&opened(revision, &[landmark]), "p"), "{revision} {landmark}");
+            assert_eq!(history.goes_on(&opened(revision, &[landmark]), "p"), None, "{revision} {landmark}");
             assert_eq!(history.landmarks(), ["p"], "the older state is where we go on from");
         }
     }
@@ -116,11 +151,11 @@ mod tests {
         history.wrote("a".into(), 7);
         history.removed(8);
         assert!(history.landmarks().is_empty());
-        assert!(!history.goes_on(&opened(9, &[]), "p"));
+        assert_eq!(history.goes_on(&opened(9, &[]), "p"), None);
         history.removed(10);
         history.presented("p", 11);
         history.removed(11);
         assert_eq!(history.landmarks(), ["p"], "nothing was removed");
-        assert!(history.goes_on(&opened(12, &[11]), "p"));
+        assert_eq!(history.goes_on(&opened(12, &[11]), "p"), Some(11));
     }
 }

@@ -29,6 +29,12 @@ impl Revisions {
         self.pass_own();
     }
 
+    /// Only what happened up to `revision` is known to be in the history that goes on.
+    pub fn go_back(&mut self, revision: i64) {
+        self.from = self.from.map(|from| from.min(revision + 1));
+        self.own.split_off(&(revision + 1));
+    }
+
     /// Nobody can tell any more what others did, until something is read anew.
     pub fn lose(&mut self) {
         self.from = None;
@@ -150,6 +156,17 @@ mod tests {
         revisions.begin_after(10);
         assert_eq!(revisions.from(), Some(12), "ours are known all the same");
         assert!(revisions.has(13) && revisions.has_others(None, 5));
+    }
+
+    #[test]
+    fn what_may_be_of_another_history_is_told_anew() {
+        let mut revisions = after(6, &[7, 8, 12]);
+        revisions.go_back(10);
+        assert_eq!(revisions.from(), Some(9));
+        assert!(!revisions.has(12));
+        revisions.go_back(7);
+        assert_eq!(revisions.from(), Some(8));
+        assert!(revisions.has(7) && !revisions.has(8));
     }
 
     #[test]

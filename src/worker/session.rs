@@ -38,12 +38,14 @@ impl Mirroring<'_> {
         self.name_taken = taken;
         // What the watch told may be gone though what we wrote before it stands.
         let went_back = self.revisions.from().is_some_and(|from| opened.revision < from);
-        let goes_on = self.history.goes_on(opened, &self.presence_key) && !went_back;
+        let goes_on = self.history.goes_on(opened, &self.presence_key).filter(|_| !went_back);
         self.link.came_up(self.waiting());
         self.session = Some(opened.lease);
         self.keep_alive_at = Instant::now() + KEEP_ALIVE;
         self.presented = Some(presence);
-        if !goes_on {
+        if let Some(known) = goes_on {
+            self.revisions.go_back(known);
+        } else {
             info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
             self.pending.forget();
             self.granted.clear();

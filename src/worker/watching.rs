@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use etcd_client::{Event, WatchResponse};
+use etcd_client::{Event, EventType, WatchResponse};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -141,6 +141,10 @@ impl Mirroring<'_> {
             // message, which tells nothing (etcd `mvcc/watchable_store.go`, `syncWatchers`).
             if let Some(last) = news.events().last().and_then(Event::kv) {
                 self.revisions.told(last.mod_revision());
+            }
+            let mut written = news.events().iter().rev().filter(|event| event.event_type() == EventType::Put);
+            if let Some((Ok(key), record)) = written.find_map(Event::kv).map(|record| (record.key_str(), record)) {
+                self.history.heard(key.to_owned(), record.mod_revision());
             }
         }
     }

@@ -212,6 +212,32 @@ fn an_older_snapshot_that_lacks_only_what_others_wrote_is_told_apart() {
 }
 
 #[test]
+fn an_older_snapshot_that_has_all_of_ours_and_was_changed_before_we_look_is_mended() {
+    let mut etcd = Etcd::start();
+    let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
+    let addresses = take(&kea, 0..10);
+    kea.wait_log("ETCD_RESYNC", 1);
+    assert_mirrored(&kea, &etcd);
+    let snapshot = etcd.snapshot();
+    let looked = metric_of(&etcd, "etcd_mvcc_range_total");
+    for key in ["none", "of them", "is an address", "10.0.9.9"] {
+        etcd.ctl(&["put", &format!("{LEASES}{key}"), "somebody's"]);
+    }
+    etcd.wait("a look at what was told last", |etcd| metric_of(etcd, "etcd_mvcc_range_total") > looked);
+    etcd.kill();
+    etcd.restore(&snapshot);
+    etcd.restart_aside(|aside| {
+        // At a revision at which the watch has told something else.
+        aside.ctl(&["del", &format!("{LEASES}{}", addresses[3])]);
+        for n in 0..20 {
+            aside.ctl(&["put", &format!("/other/{n}"), "x"]);
+        }
+    });
+    etcd.restart();
+    assert_eq!(assert_mirrored(&kea, &etcd).len(), 10);
+}
+
+#[test]
 fn a_short_absence_of_etcd_needs_no_comparison() {
     let mut etcd = Etcd::start();
     let mut kea = Kea::start_connected(&Wanted::new(Family::V4, &etcd.url()));
