@@ -122,6 +122,9 @@ pub enum Request {
         limit: i64,
         /// Whether the values are left out.
         keys_only: bool,
+        /// Whether it is read as the member has it. What a member told as of a revision it has for good: it need ask nobody, which
+        /// would come after all writes that are under way (etcd `server/etcdserver/v3_server.go`, `Range`).
+        serializable: bool,
     },
 }
 
@@ -250,14 +253,12 @@ impl Request {
                 Ok(landed(&member.kv.txn(txn).await?))
             }
             Self::Look(txn) => Ok(seen(&member.kv.txn(txn).await?)),
-            Self::Range { from, to, revision, limit, keys_only } => {
+            Self::Range { from, to, revision, limit, keys_only, serializable } => {
                 let mut options = GetOptions::new().with_range(to).with_limit(limit).with_revision(revision);
                 if keys_only {
                     options = options.with_keys_only();
                 }
-                if revision > 0 {
-                    // What the member told as of a revision it has for good. So it need ask nobody, which would come after
-                    // all writes that are under way (etcd server/etcdserver/v3_server.go, Range).
+                if serializable {
                     options = options.with_serializable();
                 }
                 let mut answer = member.kv.get(from, Some(options)).await?;

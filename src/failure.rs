@@ -29,6 +29,8 @@ pub enum Failure {
     LeaseGone(String),
     /// The revision asked for cannot be read any more.
     Compacted(String),
+    /// The member that was asked alone does not have the revision yet.
+    Behind(String),
 }
 
 /// gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>) that etcd uses for more than one thing.
@@ -76,7 +78,9 @@ impl Failure {
             {
                 Self::Refused(text)
             }
-            OUT_OF_RANGE if says("has been compacted") || says("future revision") => Self::Compacted(text),
+            OUT_OF_RANGE if says("has been compacted") => Self::Compacted(text),
+            // A proxy of etcd gives no code.
+            _ if says("is a future revision") => Self::Behind(text),
             // Ours, not etcd's: what the keys hold is more than the client takes at once, so fewer are to be asked for.
             OUT_OF_RANGE if says("length too large") => Self::Refused(text),
             OUT_OF_RANGE if says("too large lease TTL") => Self::Refused(text),
@@ -164,7 +168,7 @@ mod tests {
             (16, "etcdserver: invalid auth token", Failure::TokenEnded),
             (5, "etcdserver: requested lease not found", Failure::LeaseGone),
             (11, "etcdserver: mvcc: required revision has been compacted", Failure::Compacted),
-            (11, "etcdserver: mvcc: required revision is a future revision", Failure::Compacted),
+            (11, "etcdserver: mvcc: required revision is a future revision", Failure::Behind),
             (11, "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", Failure::Refused),
             (14, "etcdserver: no leader", Failure::NoAnswer),
             (1, "Timeout expired", Failure::NoAnswer),

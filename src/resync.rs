@@ -64,6 +64,8 @@ pub struct Resync {
     pub revision: i64,
     /// Keys that are asked for at once.
     pub limit: i64,
+    /// Whether pages after the first are read as the member alone has them.
+    member_alone: bool,
     /// Whether a page of either side is being read.
     reading: bool,
     not_before: Instant,
@@ -107,6 +109,7 @@ impl Resync {
             walks,
             revision: 0,
             limit,
+            member_alone: true,
             reading: false,
             not_before: Instant::now(),
         };
@@ -146,7 +149,8 @@ impl Resync {
             Stage::Judged => return Need::Nothing,
         };
         self.reading = true;
-        Need::Keys(Request::Range { from, to, revision: self.revision, limit: self.limit, keys_only })
+        let serializable = self.revision > 0 && self.member_alone;
+        Need::Keys(Request::Range { from, to, revision: self.revision, limit: self.limit, keys_only, serializable })
     }
 
     /// The page of the lease database that is being read.
@@ -203,6 +207,16 @@ impl Resync {
         fewer
     }
 
+    /// The member does not have the revision yet, as the page before came from another one, behind an endpoint that spreads
+    /// requests: the page is read again when the majority has told the member, and so are all after it.
+    pub fn behind(&mut self) {
+        self.reading = false;
+        if !std::mem::replace(&mut self.member_alone, false) {
+            // Then no member has it.
+            self.compacted();
+        }
+    }
+
     /// The revision was compacted: everything is read again at a newer one.
     pub fn compacted(&mut self) {
         self.reading = false;
@@ -244,6 +258,24 @@ mod tests {
     use super::*;
     use crate::record::v4;
     use crate::writer::Writer;
+
+    #[test]
+    fn a_page_that_the_member_does_not_have_is_asked_of_the_majority() {
+        let pending = Pending::new(Writer::plain("a"));
+        let mut resync = Resync::new(1, (Purpose::Resync, "start"), &pending, Family::V4, KEYS);
+        let asked = |resync: &mut Resync| match resync.next(false) {
+            Need::Keys(Request::Range { revision, serializable, .. }) => (revision, serializable),
+            _ => panic!("it needs keys"),
+        };
+        assert_eq!(asked(&mut resync), (0, false));
+        let page = Page { pairs: Vec::new(), more: false, count: 0, revision: 7 };
+        resync.keys(&page, &pending);
+        assert_eq!(asked(&mut resync), (7, true));
+        resync.behind();
+        assert_eq!(asked(&mut resync), (7, false));
+        resync.behind();
+        assert_eq!(asked(&mut resync), (0, false), "no member has it: it is read at another one");
+    }
 
     #[test]
     fn what_changes_before_etcd_was_read_is_suspected_in_the_end() {

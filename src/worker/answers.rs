@@ -164,7 +164,8 @@ impl Mirroring<'_> {
         | Failure::Denied(reason)
         | Failure::Refused(reason)
         | Failure::LeaseGone(reason)
-        | Failure::Compacted(reason)) = &failure;
+        | Failure::Compacted(reason)
+        | Failure::Behind(reason)) = &failure;
         let reason = reason.clone();
         if matches!(flight, Flight::Observe(_)) {
             self.pending.unanswered();
@@ -197,6 +198,11 @@ impl Mirroring<'_> {
             (Failure::Compacted(_), Flight::Keys(_)) => {
                 if let Some(resync) = &mut self.resync {
                     resync.compacted();
+                }
+            }
+            (Failure::Behind(_), Flight::Keys(_)) => {
+                if let Some(resync) = &mut self.resync {
+                    resync.behind();
                 }
             }
             (Failure::LeaseGone(_), Flight::KeepAlive | Flight::Present(_)) => self.session_lost(),
