@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::TICK;
-use super::mirroring::{Mirroring, WINDOW};
+use super::mirroring::{Flight, Mirroring, WINDOW};
 use crate::control::Purpose;
-use crate::etcd::{self, Watched};
+use crate::etcd::{self, Request, Watched};
 use crate::messages;
 
 /// Messages of the watch that wait at most: twice as many as transactions are under way, each of which is told in one.
@@ -123,6 +123,10 @@ impl Mirroring<'_> {
                 debug!(target: messages::NOTICED, "the watch ended: {reason}");
                 self.watch = None;
                 self.watch_not_before = Instant::now() + TICK;
+                // Perhaps etcd takes our token no more, which of a watch it tells by a text that differs from version to version. A
+                // request that reads tells it as any other does, and then another token is had.
+                let request = Request::look(std::iter::empty(), self.pending.writer(), &self.presence_key);
+                self.fly(request, Flight::Observe(Vec::new()));
             }
             Watched::Disconnected(reason) => self.line_ended(&reason),
         }

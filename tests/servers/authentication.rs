@@ -1,15 +1,16 @@
 //! etcd with authentication: tokens that end, users and roles that change, and a password that nobody gets to see.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::bad_parameters::refused;
 use crate::certificates::{Authority, Files, THIS_HOST};
-use crate::client4::Client4;
-use crate::etcd::{Etcd, Flags};
+use crate::client4::{Client4, take};
+use crate::etcd::{Etcd, Flags, LEASES};
 use crate::kea::{Family, Kea, Wanted};
+use crate::metrics::metric_of;
 use crate::mirrored::assert_mirrored;
 
 const PASSWORD: &str = "pass-phrase-7";
@@ -84,6 +85,41 @@ fn signed_tokens_end_with_every_change_of_users_and_roles() {
         kea.wait_log("ETCD_CONNECTED", 1 + usize::try_from(number).unwrap());
     }
     assert!(!kea.log().contains("ETCD_UNREACHABLE") && !kea.log().contains("ETCD_NOT_AUTHENTICATED"), "{}", kea.log());
+}
+
+#[test]
+fn a_watch_that_begins_with_a_token_that_has_ended_is_begun_again() {
+    let files = Files::new();
+    let key = files.put("jwt.key", "a key of etcd for its tokens, long enough");
+    let mut etcd = Etcd::start_with(
+        "",
+        Flags { server: vec![format!("--auth-token=jwt,sign-method=HS256,priv-key={key},ttl=1h")], ..Flags::default() },
+    );
+    permit(&etcd, "dhcp");
+    enable(&mut etcd);
+    let kea = Kea::start_connected(&user(&etcd));
+    let addresses = take(&kea, 0..80);
+    assert_mirrored(&kea, &etcd);
+    let presence = |etcd: &Etcd| etcd.range("/nnoe/dhcp/servers/").into_values().next().unwrap_or_default();
+    etcd.wait("the number of leases at the presence key", |etcd| presence(etcd).contains("\"leases\":80"));
+    // While a server writes alone it has no watch, but on a machine that is too busy for so many writes.
+    let (mut client, until) = (Client4::new(&kea, 1, 0), Instant::now() + Duration::from_secs(20));
+    for (number, address) in (0..).zip(addresses.iter().cycle()) {
+        client.become_client(number % 80);
+        client.renew(address.parse().unwrap());
+        if metric_of(&etcd, "etcd_debugging_mvcc_watcher_total") < 2 || Instant::now() > until {
+            break;
+        }
+    }
+    // When the last one is written it stands still until its token has ended. Then it begins a watch, and need write nothing.
+    sleep(Duration::from_millis(40));
+    kea.signal("STOP");
+    etcd.ctl(&["user", "add", "somebody:x"]);
+    kea.signal("CONT");
+    let records = assert_mirrored(&kea, &etcd);
+    let (address, _) = records.first_key_value().unwrap();
+    etcd.ctl(&["del", &format!("{LEASES}{address}")]);
+    assert_mirrored(&kea, &etcd);
 }
 
 #[test]
