@@ -12,10 +12,16 @@ use crate::messages;
 
 /// The shortest and the longest pause between attempts when no member answers; jitter makes each up to twice as long. After
 /// an outage everything waits for the last one to end, while some attempts each second cost nobody anything.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_millis(250);
+/// The longest one of a user. Each new connection has etcd check the password, which is made to be slow: of an etcd that is too
+/// busy to answer, a hundred servers ask no more than they must.
+const LONGEST_OF_USER: Duration = Duration::from_secs(1);
 
 /// How many times longer they are when etcd does not take user and password.
-const AUTHENTICATION: u32 = 32;
+const AUTHENTICATION: u32 = 8;
+/// The shortest pause where an operator has to act.
+const OPERATOR: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -30,6 +36,8 @@ enum State {
 /// See the module.
 pub struct Link<'a> {
     endpoints: &'a [String],
+    /// The longest pause.
+    longest: Duration,
     state: State,
     /// The member in use: its place in `endpoints` is `choice` modulo their number.
     choice: u64,
@@ -40,15 +48,17 @@ pub struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// No connection yet.
-    pub fn new(endpoints: &'a [String]) -> Self {
+    /// No connection yet; whether connections are made with a password.
+    pub fn new(endpoints: &'a [String], has_user: bool) -> Self {
+        let longest = if has_user { LONGEST_OF_USER } else { LONGEST };
         Self {
             endpoints,
+            longest,
             state: State::Trying,
             choice: 0,
             member: None,
             failed_members: 0,
-            pauses: pauses(),
+            pauses: pauses(longest),
             retry_at: None,
         }
     }
@@ -97,7 +107,7 @@ impl<'a> Link<'a> {
     /// etcd does what it is asked for. Only then the pauses begin anew: what fails each time after a session began must
     /// not be tried in a hurry for ever.
     pub fn worked(&mut self) {
-        self.pauses = pauses();
+        self.pauses = pauses(self.longest);
         self.failed_members = 0;
     }
 
@@ -162,7 +172,7 @@ impl<'a> Link<'a> {
         self.state = State::Down(message);
         // Every attempt to authenticate costs etcd as much as it costs to guess a password.
         let longer = if message == messages::NOT_AUTHENTICATED { AUTHENTICATION } else { 1 };
-        let pause = self.pauses.next().unwrap_or(PAUSE.1);
+        let pause = self.next_pause();
         self.pause_for(longer * pause);
     }
 
@@ -176,12 +186,18 @@ impl<'a> Link<'a> {
             }
         }
         self.state = State::Down(message);
-        self.pause();
+        let pause = self.next_pause();
+        self.pause_for(pause.max(OPERATOR));
     }
 
     /// Nothing is sent for a while, longer each time until something is answered.
     pub fn pause(&mut self) {
-        self.retry_at = Some(Instant::now() + self.pauses.next().unwrap_or(PAUSE.1));
+        let pause = self.next_pause();
+        self.pause_for(pause);
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        self.pauses.next().unwrap_or(self.longest)
     }
 
     /// When the pause ends, if there is one.
@@ -215,10 +231,10 @@ impl<'a> Link<'a> {
 }
 
 /// Pauses between attempts: each about twice the one before up to the longest, with jitter.
-fn pauses() -> ExponentialBackoff {
+fn pauses(longest: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
-        .with_min_delay(PAUSE.0)
-        .with_max_delay(PAUSE.1)
+        .with_min_delay(SHORTEST)
+        .with_max_delay(longest)
         .with_jitter()
         .without_max_times()
         .build()
@@ -230,7 +246,7 @@ mod tests {
 
     #[test]
     fn however_long_an_outage_is_twice_in_a_second_is_tried() {
-        let longest = pauses().take(100).max().unwrap();
-        assert!((PAUSE.1..=Duration::from_millis(500)).contains(&longest), "{longest:?}");
+        let longest = pauses(LONGEST).take(100).max().unwrap();
+        assert!((LONGEST..=Duration::from_millis(500)).contains(&longest), "{longest:?}");
     }
 }

@@ -180,7 +180,7 @@ impl<'a> Mirroring<'a> {
             wake,
             pending: Pending::new(writer),
             spare: Handover::room(),
-            link: Link::new(&config.endpoints),
+            link: Link::new(&config.endpoints, config.credentials.user.is_some()),
             requests: JoinSet::new(),
             flights: HashMap::new(),
             next_number: 0,
