@@ -89,7 +89,7 @@ impl Mirroring<'_> {
                 (self.wake)();
             }
             (Flight::Keys(number), Answer::Page(page)) => {
-                if self.revisions.from().is_none() {
+                if same_session && self.revisions.from().is_none() {
                     self.revisions.begin_after(page.revision);
                 }
                 let Some(resync) = self.resync.as_mut().filter(|resync| resync.number == number) else { return };

@@ -266,6 +266,7 @@ impl<'a> Mirroring<'a> {
                     // A dropped sender is an order to stop at once.
                     deadline = Some(order.unwrap_or_else(|_| Instant::now()));
                     self.ending = Ending::Flushing;
+                    self.gathering.end(Instant::now());
                     self.link.last_try();
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
