@@ -7,12 +7,17 @@
 //! lost and everything is compared: that is never wrong, only more work.
 //!
 //! What others wrote after our last record may be lost though that stands, and so may what they did since: the watch is to tell
-//! that anew. The last record that it told is a landmark for that, too.
+//! that anew. The last records that it told are landmarks for that.
 //!
 //! Only what was written in the session of this very connection counts; a stream on the same connection tells when it
 //! breaks. The client connects again by itself, and what it writes then may be in another history already.
 
+use std::collections::VecDeque;
+
 use crate::etcd::Opened;
+
+/// So many records that the watch told are remembered.
+const HEARD: usize = 4;
 
 /// What we know to have written.
 #[derive(Debug, Default)]
@@ -20,8 +25,8 @@ pub struct History {
     /// Keys of ours with the `mod_revision` of each: the last record, and the presence key. Either proves all that matters,
     /// so the history goes on when one of them stands: the presence key vanishes with its session, a record is removed.
     landmarks: Vec<(String, i64)>,
-    /// The last record that the watch told.
-    heard: Option<(String, i64)>,
+    /// The last records that the watch told, of different keys: what one client renews each second soon stands no more.
+    heard: VecDeque<(String, i64)>,
     /// The newest revision of an answer.
     newest: i64,
 }
@@ -55,7 +60,9 @@ impl History {
 
     /// The watch told that a record was written at `revision`.
     pub fn heard(&mut self, key: String, revision: i64) {
-        self.heard = Some((key, revision));
+        self.heard.retain(|(heard, _)| *heard != key);
+        self.heard.truncate(HEARD - 1);
+        self.heard.push_front((key, revision));
     }
 
     /// Something was written or removed, and perhaps not in the history that we know.
@@ -75,14 +82,15 @@ impl History {
         let stands = |((_, revision), found): (&(String, i64), &i64)| (revision == found).then_some(*revision);
         let mut found = opened.landmarks.iter();
         let ours = self.landmarks.iter().zip(found.by_ref()).filter_map(stands).max();
-        let heard = self.heard.iter().zip(found).filter_map(stands).max();
+        self.heard.retain(|(_, revision)| found.next() == Some(revision));
+        let heard = self.heard.iter().map(|(_, revision)| *revision).max();
         let goes_on = match ours.filter(|_| opened.revision > self.newest) {
             Some(ours) => heard.max(Some(ours)),
             None => (self.newest == 0).then_some(opened.revision),
         };
         if goes_on.is_none() {
             self.landmarks.clear();
-            self.heard = None;
+            self.heard.clear();
         }
         self.newest = self.newest.min(opened.revision);
         self.presented(presence, opened.revision);
@@ -130,9 +138,14 @@ mod tests {
         assert_eq!(history.goes_on(&opened(30, &[7, 20]), "p"), Some(20));
         assert_eq!(history.landmarks(), ["a", "p", "b"]);
         assert_eq!(history.goes_on(&opened(40, &[7, 30, 0]), "p"), Some(30), "a later one of ours is as good");
-        assert_eq!(history.goes_on(&opened(50, &[7, 0, 0]), "p"), Some(7), "an older state, grown");
-        history.heard("b".into(), 60);
-        assert_eq!(history.goes_on(&opened(70, &[0, 0, 60]), "p"), None, "of what we wrote it tells nothing");
+        assert_eq!(history.landmarks(), ["a", "p"], "what stands no more tells nothing of the next one");
+        assert_eq!(history.goes_on(&opened(50, &[7, 0]), "p"), Some(7), "an older state, grown");
+        for (key, revision) in [("b", 60), ("c", 61), ("d", 62), ("e", 63), ("f", 64), ("c", 65)] {
+            history.heard(key.into(), revision);
+        }
+        assert_eq!(history.landmarks(), ["a", "p", "c", "f", "e", "d"]);
+        assert_eq!(history.goes_on(&opened(70, &[7, 0, 69, 64, 63, 0]), "p"), Some(64), "one is enough");
+        assert_eq!(history.goes_on(&opened(80, &[0, 0, 64, 63]), "p"), None, "of what we wrote they tell nothing");
     }
 
     #[test]

@@ -7,6 +7,10 @@
 
 use std::collections::BTreeSet;
 
+/// A watch that is to tell more revisions than these is not begun: to catch up with many takes etcd longer than to be compared
+/// (etcd `mvcc/watchable_store.go`, `syncWatchers`, reads all of them for each thousand that it tells).
+const FAR: i64 = 10_000;
+
 /// Of so many that follow a missing one the oldest are forgotten: the watch tells them like those of somebody else, in the end.
 const MOST: usize = 10_000;
 
@@ -29,10 +33,17 @@ impl Revisions {
         self.pass_own();
     }
 
-    /// Only what happened up to `revision` is known to be in the history that goes on.
-    pub fn go_back(&mut self, revision: i64) {
+    /// Only what happened up to `revision` is known to be in the history that goes on, which is at `now`. False when that is too
+    /// far back to be told: something is to be read anew.
+    #[must_use]
+    pub fn go_back(&mut self, revision: i64, now: i64) -> bool {
         self.from = self.from.map(|from| from.min(revision + 1));
         self.own.split_off(&(revision + 1));
+        let is_far = self.from.is_some_and(|from| now - from > FAR);
+        if is_far {
+            self.lose();
+        }
+        !is_far
     }
 
     /// Nobody can tell any more what others did, until something is read anew.
@@ -161,12 +172,14 @@ mod tests {
     #[test]
     fn what_may_be_of_another_history_is_told_anew() {
         let mut revisions = after(6, &[7, 8, 12]);
-        revisions.go_back(10);
+        assert!(revisions.go_back(10, 14));
         assert_eq!(revisions.from(), Some(9));
         assert!(!revisions.has(12));
-        revisions.go_back(7);
+        assert!(revisions.go_back(7, 14));
         assert_eq!(revisions.from(), Some(8));
         assert!(revisions.has(7) && !revisions.has(8));
+        assert!(!revisions.go_back(7, 9 + FAR));
+        assert_eq!(revisions.from(), None);
     }
 
     #[test]

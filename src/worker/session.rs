@@ -38,13 +38,18 @@ impl Mirroring<'_> {
         self.name_taken = taken;
         // What the watch told may be gone though what we wrote before it stands.
         let went_back = self.revisions.from().is_some_and(|from| opened.revision < from);
-        let goes_on = self.history.goes_on(opened, &self.presence_key).filter(|_| !went_back);
+        if went_back {
+            self.history.doubt();
+        }
+        let goes_on = self.history.goes_on(opened, &self.presence_key);
         self.link.came_up(self.waiting());
         self.session = Some(opened.lease);
         self.keep_alive_at = Instant::now() + KEEP_ALIVE;
         self.presented = Some(presence);
         if let Some(known) = goes_on {
-            self.revisions.go_back(known);
+            if !self.revisions.go_back(known, opened.revision) {
+                self.shared.control.want(Purpose::Resync, "many changes by others");
+            }
         } else {
             info!(target: messages::HISTORY, "etcd may not hold everything that was written to it; everything is compared");
             self.pending.forget();
