@@ -280,8 +280,9 @@ async fn open(
 ) -> Result<Answer, Error> {
     member.lease.grant(SESSION_TTL, Some(LeaseGrantOptions::new().with_id(lease))).await?;
     let put = TxnOp::put(presence.as_str(), value, Some(PutOptions::new().with_lease(lease)));
-    // Operations of a transaction see those before them.
-    let reads = std::iter::once(presence).chain(landmarks).map(|key| TxnOp::get(key, None));
+    // Operations of a transaction see those before them. Whose value it is and how large does not matter.
+    let reads = std::iter::once(presence).chain(landmarks);
+    let reads = reads.map(|key| TxnOp::get(key, Some(GetOptions::new().with_keys_only())));
     let answer = member.kv.txn(Txn::new().and_then(reads.chain([put]).collect::<Vec<_>>())).await?;
     let mut reads: Vec<Option<KeyValue>> = answer.op_responses().into_iter().map(into_pair).collect();
     // The last one is the put's.
