@@ -182,6 +182,12 @@ impl Request {
         Self::Look(Txn::new().and_then(Self::reads(keys, presence)))
     }
 
+    /// Reads what needs the rights to the records, below `base`, and to the presence key.
+    #[must_use]
+    pub fn probe(base: &str, presence: &str) -> Self {
+        Self::Look(Txn::new().and_then(Self::reads(std::iter::once(base.to_owned()), presence)))
+    }
+
     /// Removes index keys that belong to no record, if each still has the revision told: a lease that takes one of them
     /// up again writes it anew.
     #[must_use]

@@ -58,7 +58,7 @@ impl Mirroring<'_> {
                 }
             }
             (Flight::KeepAlive, Answer::KeptAlive(true)) => self.link.worked(),
-            (Flight::Close, _) => {}
+            (Flight::Close | Flight::Probe, _) => {}
             (Flight::Present(presence), Answer::Landed { revision }) => {
                 self.presented = Some(presence);
                 self.history.presented(&self.presence_key, revision);

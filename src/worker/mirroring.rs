@@ -60,6 +60,8 @@ pub(super) enum Flight {
     Keys(u64),
     /// Index keys that belong to no record are removed.
     Tidy,
+    /// Whether we may still read.
+    Probe,
 }
 
 impl Flight {
@@ -77,7 +79,7 @@ impl Flight {
         match self {
             Self::Open(..) | Self::Present(_) | Self::Close | Self::Tidy => true,
             Self::Batch(batch, _) => !batch.only_looks(),
-            Self::KeepAlive | Self::Observe(_) | Self::Keys(_) => false,
+            Self::KeepAlive | Self::Observe(_) | Self::Keys(_) | Self::Probe => false,
         }
     }
 }

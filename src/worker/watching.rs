@@ -123,10 +123,10 @@ impl Mirroring<'_> {
                 debug!(target: messages::NOTICED, "the watch ended: {reason}");
                 self.watch = None;
                 self.watch_not_before = Instant::now() + TICK;
-                // Perhaps etcd takes our token no more, which of a watch it tells by a text that differs from version to version. A
-                // request that reads tells it as any other does, and then another token is had.
-                let request = Request::look(std::iter::empty(), self.pending.writer(), &self.presence_key);
-                self.fly(request, Flight::Observe(Vec::new()));
+                // Perhaps etcd takes our token no more, or we may not read any more, which of a watch it tells by a text that differs
+                // from version to version. A request that reads tells it as any other does.
+                let request = Request::probe(self.pending.writer().keys.base(), &self.presence_key);
+                self.fly(request, Flight::Probe);
             }
             Watched::Disconnected(reason) => self.line_ended(&reason),
         }

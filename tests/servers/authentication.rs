@@ -97,7 +97,8 @@ fn a_watch_that_begins_with_a_token_that_has_ended_is_begun_again() {
     );
     permit(&etcd, "dhcp");
     enable(&mut etcd);
-    let kea = Kea::start_connected(&user(&etcd));
+    let mut kea = Kea::start_connected(&user(&etcd));
+    kea.wait_log("ETCD_RESYNC", 1);
     let addresses = take(&kea, 0..80);
     assert_mirrored(&kea, &etcd);
     let presence = |etcd: &Etcd| etcd.range("/nnoe/dhcp/servers/").into_values().next().unwrap_or_default();
