@@ -78,9 +78,9 @@ impl Failure {
             {
                 Self::Refused(text)
             }
-            OUT_OF_RANGE if says("has been compacted") => Self::Compacted(text),
-            // A proxy of etcd gives no code.
-            _ if says("is a future revision") => Self::Behind(text),
+            // A proxy of etcd gives no code for these.
+            _ if says("required revision has been compacted") => Self::Compacted(text),
+            _ if says("required revision is a future revision") => Self::Behind(text),
             // Ours, not etcd's: what the keys hold is more than the client takes at once, so fewer are to be asked for.
             OUT_OF_RANGE if says("length too large") => Self::Refused(text),
             OUT_OF_RANGE if says("too large lease TTL") => Self::Refused(text),

@@ -20,7 +20,7 @@ const LONGEST_OF_USER: Duration = Duration::from_secs(1);
 
 /// How many times longer they are when etcd does not take user and password.
 const AUTHENTICATION: u32 = 8;
-/// The shortest pause where an operator has to act.
+/// So much longer they are where an operator has to act.
 const OPERATOR: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl<'a> Link<'a> {
         }
         self.state = State::Down(message);
         let pause = self.next_pause();
-        self.pause_for(pause.max(OPERATOR));
+        self.pause_for(OPERATOR + pause);
     }
 
     /// Nothing is sent for a while, longer each time until something is answered.

@@ -21,7 +21,8 @@ const SERVERS: [(&str, &str, &str); 2] = [
 
 /// That the library runs in each release is seen without the optimiser too, which takes longer than all else here. Images made so
 /// have names of their own, so that nobody takes them for those that users build, which `make containers` has.
-const NOT_OPTIMISED: [(&str, &str); 2] = [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")];
+const NOT_OPTIMISED: [(&str, &str); 2] =
+    [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")];
 
 /// Whether a program with these arguments succeeds.
 fn works(program: &str, arguments: &[&str]) -> bool {
@@ -118,7 +119,8 @@ impl Compose {
             services[server] = json!({ "volumes": [format!("{}:/etc/kea/{server}.conf:ro", config.display())] });
             if std::env::var_os("OPTIMISED").is_none() {
                 services[server]["image"] = format!("dhcp-etcd/{server}:{}-not-optimised", self.debian).into();
-                services[server]["build"] = json!({ "args": NOT_OPTIMISED.map(|(name, value)| format!("{name}={value}")) });
+                services[server]["build"] =
+                    json!({ "args": NOT_OPTIMISED.map(|(name, value)| format!("{name}={value}")) });
             }
         }
         json!({ "version": "2.4", "services": services })
