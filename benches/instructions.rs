@@ -20,7 +20,7 @@ use dhcp_etcd::handover::Changes;
 use dhcp_etcd::lease::{Change, Family, LeaseType, Operation, Row};
 use dhcp_etcd::mirror::{Kea, Mirror};
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
-use dhcp_etcd::record::{to_json, v4};
+use dhcp_etcd::record::{Content, Summary, to_json, v4};
 use sample::{Leases, NOW, lease, shown, writer};
 use serde_json::{Map, Value, json};
 
@@ -50,9 +50,9 @@ const SQL: Leases = Leases { in_memory: false, tells_writes: false };
 /// Each so many leases have a turn of the main loop that reads them.
 const TURN: u32 = 80;
 
-/// What is counted, by its name. All but the last three are what Kea's threads do for a lease, without C++: what a packet
+/// What is counted, by its name. All but the last five are what Kea's threads do for a lease, without C++: what a packet
 /// thread does in the callout, or that and what the turn does that reads the lease.
-const PATHS: [(&str, Path); 10] = [
+const PATHS: [(&str, Path); 12] = [
     ("DHCPv4, new lease: callout", |leases| {
         exchanges(Family::V4, IN_MEMORY, Operation::Offer, 0..leases, u32::MAX);
     }),
@@ -79,10 +79,23 @@ const PATHS: [(&str, Path); 10] = [
         (0..leases).for_each(|n| drop(black_box(kea.read_lease(address(Family::V4, n), LeaseType::Na))));
     }),
     ("worker: record of a lease, the lease included", |leases| {
-        (0..leases).for_each(|n| drop(black_box(to_json(&lease(n), Operation::Offer, None, NOW, "host"))));
+        (0..leases).for_each(|n| drop(black_box(written(n))));
     }),
     ("worker: change to its part of a transaction, the change included", transactions),
+    ("worker: what a comparison keeps of a record, the record included", |leases| {
+        (0..leases).for_each(|n| drop(black_box(Summary::parse(&written(n)))));
+    }),
+    ("worker: lease against that, lease and record included", |leases| {
+        for n in 0..leases {
+            black_box(Summary::parse(&written(n)).unwrap().content == Some(Content::of(&lease(n))));
+        }
+    }),
 ];
+
+/// The record of a lease.
+fn written(number: u32) -> Vec<u8> {
+    to_json(&lease(number), Operation::Offer, None, NOW, "host")
+}
 
 /// The address of a lease.
 fn address(family: Family, number: u32) -> IpAddr {

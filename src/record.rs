@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
+use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -148,17 +150,24 @@ impl<'a> Record<'a> {
     }
 
     /// What the lease database tells, without what only the change knew: its operation, relay, time and server.
-    fn content(mut self) -> Content {
-        self.operation = "".into();
-        self.relay_ip = None;
-        self.timestamp = 0;
-        self.server = "".into();
-        Content(BuildHasherDefault::<DefaultHasher>::default().hash_one(self.json()))
+    fn content(&self) -> Content {
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+        #[rustfmt::skip]
+        let Self {
+            ip, operation: _, state, lease_type, prefix_len, hwaddr, client_id, duid, iaid, hostname, fqdn_fwd, fqdn_rev, subnet_id,
+            pool_id, cltt, valid_lft, preferred_lft, expires_at, relay_ip: _, user_context, timestamp: _, server: _,
+        } = self;
+        let whose = (ip, lease_type, prefix_len, hwaddr, client_id, duid, iaid, hostname, fqdn_fwd, fqdn_rev);
+        let lasts = (cltt, valid_lft, preferred_lft, expires_at);
+        // As text, which tells 0 from -0.
+        let user_context = user_context.as_ref().map(Value::to_string);
+        let all = (whose, lasts, state, subnet_id, pool_id, user_context);
+        Content(STATE.hash_one(all))
     }
 }
 
-/// What a record says of the lease itself, as a number to compare: equal records give equal ones, and two different ones
-/// the same with a probability of 2^-64.
+/// What a record says of the lease itself, as a number to compare within this process: equal records give equal ones, and two
+/// different ones the same with a probability of about 2^-64, that nobody outside can raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content(u64);
 
