@@ -15,15 +15,18 @@ struct Figures {
     cpu: Figure,
     mean: Figure,
     high: Figure,
+    dropped: Figure,
 }
 
 impl Figures {
     fn new(mode: &str, with: With) -> Self {
         let of = |what, unit, budget| with.figure(mode, &format!("{what} at 4,000/s"), unit, budget);
+        let dropped = with.name(mode, "exchanges that were not completed, of 4,000 begun a second");
         Self {
             cpu: of("the server's CPU of an exchange", "µs", Budget::AtMost(1.10)),
             mean: of("mean ACK delay", "ms", Budget::AtMost(1.15)),
             high: of("99th percentile of the ACK delay", "ms", Budget::AtMost(1.25)),
+            dropped: Figure::new(dropped, "%", Budget::Told),
         }
     }
 
@@ -31,6 +34,7 @@ impl Figures {
         self.cpu.add(with, cpu);
         self.mean.add(with, load.mean());
         self.high.add(with, load.quantile(0.99));
+        self.dropped.add(with, load.dropped() * 100.0);
     }
 }
 
@@ -84,7 +88,7 @@ impl Part for Cost {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        let kinds: [fn(&Figures) -> &Figure; 3] = [|of| &of.cpu, |of| &of.mean, |of| &of.high];
+        let kinds: [fn(&Figures) -> &Figure; 4] = [|of| &of.cpu, |of| &of.mean, |of| &of.high, |of| &of.dropped];
         self.0.iter().flat_map(|mode| kinds.into_iter().flat_map(|kind| mode.figures.iter().map(kind))).collect()
     }
 }

@@ -16,9 +16,11 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
     values.get(place).copied().unwrap_or(f64::NAN)
 }
 
-/// The value in the middle.
+/// The value in the middle, or the mean of the two that are.
 pub fn median(values: &[f64]) -> f64 {
-    quantile(&sorted(values), 0.5)
+    let sorted = sorted(values);
+    let (lower, upper) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+    sorted.get(lower).zip(sorted.get(upper)).map_or(f64::NAN, |(lower, upper)| f64::midpoint(*lower, *upper))
 }
 
 /// What a figure must keep to.

@@ -127,6 +127,8 @@ struct AtRate {
     /// Records of a transaction of the simplest mirror: about as many as the library's have.
     batch: u32,
     figures: Vec<(f64, Figure)>,
+    /// What came of the load: else a lag at a rate may be one at another.
+    completed: Figure,
 }
 
 impl AtRate {
@@ -138,13 +140,15 @@ impl AtRate {
             );
             (*part, Figure::new(what, "ms", Budget::AtMost(*budget)))
         };
-        Self { rate, batch, figures: budgets.iter().map(figure).collect() }
+        let completed = Figure::new(format!("exchanges completed of {rate} begun a second"), "1/s", Budget::Told);
+        Self { rate, batch, figures: budgets.iter().map(figure).collect(), completed }
     }
 
     fn measure(&mut self) {
         let bed = Bed::new(Family::V4, true, true);
-        let lags = lags(&bed, SECONDS, || drop(perfdhcp::load(&bed, self.rate, SECONDS)));
-        self.add(true, &lags.iter().map(|lag| lag.lag).collect::<Vec<_>>());
+        let mut completed = 0.0;
+        let lags = lags(&bed, SECONDS, || completed = perfdhcp::load(&bed, self.rate, SECONDS).completed);
+        self.add(true, &lags.iter().map(|lag| lag.lag).collect::<Vec<_>>(), completed);
     }
 
     /// The simplest mirror writes as many records.
@@ -152,18 +156,19 @@ impl AtRate {
         let bed = With::Least.bed(Family::V4, true);
         let writing = Writing { rate: self.rate, seconds: SECONDS, batch: self.batch, watches: 0, exact: true };
         let writer = others::write(&bed, writing);
-        perfdhcp::load(&bed, self.rate, SECONDS);
-        self.add(false, &writer.written().lags);
+        let completed = perfdhcp::load(&bed, self.rate, SECONDS).completed;
+        self.add(false, &writer.written().lags, completed);
     }
 
-    fn add(&mut self, with: bool, lags: &[f64]) {
-        let lags = sorted(lags);
+    fn add(&mut self, with: bool, lags: &[f64], completed: f64) {
+        let (lags, completed) = (sorted(lags), completed / f64::from(SECONDS));
+        self.completed.add(with, completed);
         for (part, figure) in &mut self.figures {
             figure.add(with, quantile(&lags, *part));
         }
         let whose = if with { "" } else { " of the simplest mirror" };
         let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
-        println!("  lag{whose} at {}/s: median {median:.2} ms, p99 {p99:.2} ms", self.rate);
+        println!("  lag{whose} at {}/s ({completed:.0} completed): median {median:.2} ms, p99 {p99:.2} ms", self.rate);
     }
 }
 
@@ -186,6 +191,6 @@ impl Part for Visible {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        self.0.iter().flat_map(|rate| &rate.figures).map(|(_, figure)| figure).collect()
+        self.0.iter().flat_map(|rate| rate.figures.iter().map(|(_, figure)| figure).chain([&rate.completed])).collect()
     }
 }

@@ -86,17 +86,21 @@ impl With {
         self.beside(bed, rate, seconds, || perfdhcp::load(bed, rate, seconds))
     }
 
+    /// The name of a figure of it.
+    pub fn name(self, mode: &str, what: &str) -> String {
+        let with = match self {
+            Self::Nothing | Self::Library => "",
+            Self::Least => ", a library that only reads, another program writes to etcd what an exact mirror does",
+            Self::Beside => ", no library, that program writes the same to etcd",
+            Self::Idle => ", a library whose callouts do nothing, nobody writes",
+        };
+        format!("{mode}{with}: {what}")
+    }
+
     /// A figure of it, as a ratio to nothing. Only the library has a budget.
     pub fn figure(self, mode: &str, what: &str, unit: &'static str, budget: Budget) -> Figure {
-        let (with, budget) = match self {
-            Self::Nothing | Self::Library => ("", budget),
-            Self::Least => {
-                (", a library that only reads, another program writes to etcd what an exact mirror does", Budget::Told)
-            }
-            Self::Beside => (", no library, that program writes the same to etcd", Budget::Told),
-            Self::Idle => (", a library whose callouts do nothing, nobody writes", Budget::Told),
-        };
-        Figure::ratio(format!("{mode}{with}: {what}"), unit, budget)
+        let budget = if matches!(self, Self::Nothing | Self::Library) { budget } else { Budget::Told };
+        Figure::ratio(self.name(mode, what), unit, budget)
     }
 }
 
