@@ -29,12 +29,12 @@ test: packages-of-tests
 	cargo test --locked --test servers -- --test-threads=$$((2 * $$(nproc)))
 	# What a packet thread does for a lease takes no more instructions than it did.
 	cargo bench --locked --bench instructions
-	# The images of docker/, with two newer releases of Kea, and the package.
-	cargo test --locked --test containers
+	# The images of docker/, with two newer releases of Kea, and the package, all of which are built at once.
+	cargo test --locked --test containers -- --test-threads=5
 
 # The same with three releases of Kea, and optimised as users have them.
 containers: packages-of-tests
-	OPTIMISED=1 cargo test --locked --test containers -- --include-ignored
+	OPTIMISED=1 cargo test --locked --test containers -- --include-ignored --test-threads=5
 
 chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
