@@ -37,7 +37,7 @@ pub fn run(url: &str, records: u32) {
         let next = Arc::new(AtomicU32::new(0));
         let mut writers = JoinSet::new();
         for _ in 0..WINDOW {
-            let (mut etcd, next) = (etcd.clone(), Arc::clone(&next));
+            let (mut etcd, next) = (etcd.kv_client(), Arc::clone(&next));
             writers.spawn(async move {
                 loop {
                     let first = next.fetch_add(BATCH, Ordering::Relaxed);

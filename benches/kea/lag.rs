@@ -124,11 +124,13 @@ pub fn watch(url: &str) {
 /// The lag at a rate: median and 99th percentile, or one of them.
 struct AtRate {
     rate: u32,
-    /// Records of a transaction of the simplest mirror: about as many as the library's have.
+    /// Records of a transaction of the simplest mirror: each at once, or about as many as the library's have.
     batch: u32,
     figures: Vec<(f64, Figure)>,
     /// What came of the load: else a lag at a rate may be one at another.
     completed: Figure,
+    /// What etcd takes for a record where nobody else writes any, beside a server that has no library: median and 99th percentile.
+    alone: [(f64, Figure); 2],
 }
 
 impl AtRate {
@@ -141,7 +143,14 @@ impl AtRate {
             (*part, Figure::new(what, "ms", Budget::AtMost(*budget)))
         };
         let completed = Figure::new(format!("exchanges completed of {rate} begun a second"), "1/s", Budget::Told);
-        Self { rate, batch, figures: budgets.iter().map(figure).collect(), completed }
+        let alone = [0.5, 0.99].map(|part| {
+            let part_of = format!("{:.0}th percentile", part * 100.0);
+            let what = format!(
+                "{SAMPLES} records a second to an idle etcd, {rate}/s at a server without a library: {part_of}"
+            );
+            (part, Figure::new(what, "ms", Budget::Told))
+        });
+        Self { rate, batch, figures: budgets.iter().map(figure).collect(), completed, alone }
     }
 
     fn measure(&mut self) {
@@ -158,6 +167,20 @@ impl AtRate {
         let writer = others::write(&bed, writing);
         let completed = perfdhcp::load(&bed, self.rate, SECONDS).completed;
         self.add(false, &writer.written().lags, completed);
+    }
+
+    /// A record that comes alone.
+    fn measure_alone(&mut self) {
+        let bed = With::Beside.bed(Family::V4, true);
+        let writing = Writing { rate: SAMPLES, seconds: SECONDS, batch: 1, watches: 0, exact: true };
+        let writer = others::write(&bed, writing);
+        perfdhcp::load(&bed, self.rate, SECONDS);
+        let lags = sorted(&writer.written().lags);
+        for (part, figure) in &mut self.alone {
+            figure.add(true, quantile(&lags, *part));
+        }
+        let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
+        println!("  an idle etcd beside {}/s: median {median:.2} ms, p99 {p99:.2} ms", self.rate);
     }
 
     fn add(&mut self, with: bool, lags: &[f64], completed: f64) {
@@ -177,7 +200,7 @@ pub struct Visible([AtRate; 2]);
 
 impl Visible {
     pub fn new() -> Self {
-        Self([AtRate::new(1000, 2, &[(0.5, 2.0), (0.99, 10.0)]), AtRate::new(6000, BATCH, &[(0.99, 50.0)])])
+        Self([AtRate::new(1000, 1, &[(0.5, 2.0), (0.99, 10.0)]), AtRate::new(6000, BATCH, &[(0.99, 50.0)])])
     }
 }
 
@@ -187,10 +210,15 @@ impl Part for Visible {
             for is_library in turns(round) {
                 if is_library { at_rate.measure() } else { at_rate.measure_mirror() }
             }
+            at_rate.measure_alone();
         }
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        self.0.iter().flat_map(|rate| rate.figures.iter().map(|(_, figure)| figure).chain([&rate.completed])).collect()
+        let all = self
+            .0
+            .iter()
+            .flat_map(|rate| rate.figures.iter().chain(&rate.alone).map(|(_, figure)| figure).chain([&rate.completed]));
+        all.collect()
     }
 }
