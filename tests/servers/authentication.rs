@@ -43,6 +43,14 @@ fn authenticating(flags: &[&str]) -> Etcd {
     etcd
 }
 
+/// The same with tokens that end with every change of users and roles, and the file of the key that signs them.
+fn with_signed_tokens() -> (Files, Etcd) {
+    let files = Files::new();
+    let key = files.put("jwt.key", "a key of etcd for its tokens, long enough");
+    let etcd = authenticating(&[&format!("--auth-token=jwt,sign-method=HS256,priv-key={key},ttl=1h")]);
+    (files, etcd)
+}
+
 fn user(etcd: &Etcd) -> Wanted {
     Wanted::new(Family::V4, &etcd.url()).parameter("user", json!("dhcp")).parameter("password", json!(PASSWORD))
 }
@@ -67,14 +75,7 @@ fn tokens_of_five_seconds_are_renewed_and_nobody_notices() {
 
 #[test]
 fn signed_tokens_end_with_every_change_of_users_and_roles() {
-    let files = Files::new();
-    let key = files.put("jwt.key", "a key of etcd for its tokens, long enough");
-    let mut etcd = Etcd::start_with(
-        "",
-        Flags { server: vec![format!("--auth-token=jwt,sign-method=HS256,priv-key={key},ttl=1h")], ..Flags::default() },
-    );
-    permit(&etcd, "dhcp");
-    enable(&mut etcd);
+    let (_key, etcd) = with_signed_tokens();
     let mut kea = Kea::start_connected(&user(&etcd));
     let mut client = Client4::new(&kea, 1, 0);
     for number in 1..=3 {
@@ -89,14 +90,7 @@ fn signed_tokens_end_with_every_change_of_users_and_roles() {
 
 #[test]
 fn a_watch_that_begins_with_a_token_that_has_ended_is_begun_again() {
-    let files = Files::new();
-    let key = files.put("jwt.key", "a key of etcd for its tokens, long enough");
-    let mut etcd = Etcd::start_with(
-        "",
-        Flags { server: vec![format!("--auth-token=jwt,sign-method=HS256,priv-key={key},ttl=1h")], ..Flags::default() },
-    );
-    permit(&etcd, "dhcp");
-    enable(&mut etcd);
+    let (_key, etcd) = with_signed_tokens();
     let mut kea = Kea::start_connected(&user(&etcd));
     kea.wait_log("ETCD_RESYNC", 1);
     let addresses = take(&kea, 0..80);

@@ -191,6 +191,18 @@ fn an_older_snapshot_is_brought_up_to_date_even_after_others_wrote_to_it() {
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 49);
 }
 
+/// Kills etcd, and gives it back the state from before what others wrote and the watch told.
+fn lose_what_others_wrote(etcd: &mut Etcd) {
+    let snapshot = etcd.snapshot();
+    let looked = metric_of(etcd, "etcd_mvcc_range_total");
+    for key in ["none", "of them", "is an address", "10.0.9.9"] {
+        etcd.ctl(&["put", &format!("{LEASES}{key}"), "somebody's"]);
+    }
+    etcd.wait("a look at what was told last", |etcd| metric_of(etcd, "etcd_mvcc_range_total") > looked);
+    etcd.kill();
+    etcd.restore(&snapshot);
+}
+
 #[test]
 fn an_older_snapshot_that_lacks_only_what_others_wrote_is_told_apart() {
     let mut etcd = Etcd::start();
@@ -198,14 +210,7 @@ fn an_older_snapshot_that_lacks_only_what_others_wrote_is_told_apart() {
     take(&kea, 0..10);
     kea.wait_log("ETCD_RESYNC", 1);
     assert_mirrored(&kea, &etcd);
-    let snapshot = etcd.snapshot();
-    let looked = metric_of(&etcd, "etcd_mvcc_range_total");
-    for key in ["none", "of them", "is an address", "10.0.9.9"] {
-        etcd.ctl(&["put", &format!("{LEASES}{key}"), "somebody's"]);
-    }
-    etcd.wait("a look at what was told last", |etcd| metric_of(etcd, "etcd_mvcc_range_total") > looked);
-    etcd.kill();
-    etcd.restore(&snapshot);
+    lose_what_others_wrote(&mut etcd);
     etcd.restart();
     kea.wait_log("ETCD_HISTORY", 1);
     assert_eq!(assert_mirrored(&kea, &etcd).len(), 10);
@@ -218,14 +223,7 @@ fn an_older_snapshot_that_has_all_of_ours_and_was_changed_before_we_look_is_mend
     let addresses = take(&kea, 0..10);
     kea.wait_log("ETCD_RESYNC", 1);
     assert_mirrored(&kea, &etcd);
-    let snapshot = etcd.snapshot();
-    let looked = metric_of(&etcd, "etcd_mvcc_range_total");
-    for key in ["none", "of them", "is an address", "10.0.9.9"] {
-        etcd.ctl(&["put", &format!("{LEASES}{key}"), "somebody's"]);
-    }
-    etcd.wait("a look at what was told last", |etcd| metric_of(etcd, "etcd_mvcc_range_total") > looked);
-    etcd.kill();
-    etcd.restore(&snapshot);
+    lose_what_others_wrote(&mut etcd);
     etcd.restart_aside(|aside| {
         // At a revision at which the watch has told something else.
         aside.ctl(&["del", &format!("{LEASES}{}", addresses[3])]);
