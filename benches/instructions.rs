@@ -20,8 +20,8 @@ use dhcp_etcd::handover::Changes;
 use dhcp_etcd::lease::{Change, Family, LeaseType, Operation, Row};
 use dhcp_etcd::mirror::{Kea, Mirror};
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
-use dhcp_etcd::record::{Content, Summary, to_json, v4};
-use sample::{Leases, NOW, lease, shown, writer};
+use dhcp_etcd::record::{Content, Summary, v4};
+use sample::{Leases, NOW, lease, record, shown, writer};
 use serde_json::{Map, Value, json};
 
 /// Where the counts are kept.
@@ -79,23 +79,18 @@ const PATHS: [(&str, Path); 12] = [
         (0..leases).for_each(|n| drop(black_box(kea.read_lease(address(Family::V4, n), LeaseType::Na))));
     }),
     ("worker: record of a lease, the lease included", |leases| {
-        (0..leases).for_each(|n| drop(black_box(written(n))));
+        (0..leases).for_each(|n| drop(black_box(record(n))));
     }),
     ("worker: change to its part of a transaction, the change included", transactions),
     ("worker: what a comparison keeps of a record, the record included", |leases| {
-        (0..leases).for_each(|n| drop(black_box(Summary::parse(&written(n)))));
+        (0..leases).for_each(|n| drop(black_box(Summary::parse(&record(n)))));
     }),
     ("worker: lease against that, lease and record included", |leases| {
         for n in 0..leases {
-            black_box(Summary::parse(&written(n)).unwrap().content == Some(Content::of(&lease(n))));
+            black_box(Summary::parse(&record(n)).unwrap().content == Some(Content::of(&lease(n))));
         }
     }),
 ];
-
-/// The record of a lease.
-fn written(number: u32) -> Vec<u8> {
-    to_json(&lease(number), Operation::Offer, None, NOW, "host")
-}
 
 /// The address of a lease.
 fn address(family: Family, number: u32) -> IpAddr {

@@ -15,7 +15,7 @@ use dhcp_etcd::mirror::Mirror;
 use dhcp_etcd::pending::{MAX_OPERATIONS, Pending};
 use dhcp_etcd::record::{Content, Summary, to_json, v4};
 use divan::{AllocProfiler, Bencher};
-use sample::{Leases, NOW, lease, shown, writer};
+use sample::{Leases, NOW, lease, record, shown, writer};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -31,10 +31,6 @@ fn changes(number: usize) -> Changes {
         Change { timestamp: NOW, queued: None, operation: Operation::Offer, row }
     };
     (0..number).map(|n| (v4(0x0a00_0000 + u32::try_from(n).unwrap()), Box::new(change(n)))).collect()
-}
-
-fn record(number: u32) -> Vec<u8> {
-    to_json(&lease(number), Operation::Offer, None, NOW, "host")
 }
 
 /// The packet threads' part of a new lease, without C++: what was committed is left to a turn of the main loop, which each

@@ -175,24 +175,28 @@ impl AtRate {
         let writing = Writing { rate: SAMPLES, seconds: SECONDS, batch: 1, watches: 0, exact: true };
         let writer = others::write(&bed, writing);
         perfdhcp::load(&bed, self.rate, SECONDS);
-        let lags = sorted(&writer.written().lags);
-        for (part, figure) in &mut self.alone {
-            figure.add(true, quantile(&lags, *part));
-        }
-        let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
-        println!("  an idle etcd beside {}/s: median {median:.2} ms, p99 {p99:.2} ms", self.rate);
+        tell(&format!("an idle etcd beside {}/s", self.rate), true, &writer.written().lags, &mut self.alone);
     }
 
     fn add(&mut self, with: bool, lags: &[f64], completed: f64) {
-        let (lags, completed) = (sorted(lags), completed / f64::from(SECONDS));
+        let completed = completed / f64::from(SECONDS);
         self.completed.add(with, completed);
-        for (part, figure) in &mut self.figures {
-            figure.add(with, quantile(&lags, *part));
-        }
         let whose = if with { "" } else { " of the simplest mirror" };
-        let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
-        println!("  lag{whose} at {}/s ({completed:.0} completed): median {median:.2} ms, p99 {p99:.2} ms", self.rate);
+        tell(&format!("lag{whose} at {}/s ({completed:.0} completed)", self.rate), with, lags, &mut self.figures);
     }
+
+    fn all(&self) -> impl Iterator<Item = &Figure> {
+        self.figures.iter().chain(&self.alone).map(|(_, figure)| figure).chain([&self.completed])
+    }
+}
+
+/// Adds a quantile of `lags` to each figure, and prints two of them.
+fn tell(what: &str, with: bool, lags: &[f64], figures: &mut [(f64, Figure)]) {
+    let lags = sorted(lags);
+    for (part, figure) in figures {
+        figure.add(with, quantile(&lags, *part));
+    }
+    println!("  {what}: median {:.2} ms, p99 {:.2} ms", quantile(&lags, 0.5), quantile(&lags, 0.99));
 }
 
 /// The lag at two rates, and that of the simplest mirror.
@@ -215,10 +219,6 @@ impl Part for Visible {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        let all = self
-            .0
-            .iter()
-            .flat_map(|rate| rate.figures.iter().chain(&rate.alone).map(|(_, figure)| figure).chain([&rate.completed]));
-        all.collect()
+        self.0.iter().flat_map(AtRate::all).collect()
     }
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use dhcp_etcd::committed::Shown;
 use dhcp_etcd::index::Index;
-use dhcp_etcd::lease::{Identifier, Lease, LeaseType, Protocol};
+use dhcp_etcd::lease::{Identifier, Lease, LeaseType, Operation, Protocol};
 use dhcp_etcd::lifetime::Lifetime;
 use dhcp_etcd::mirror::Kea;
-use dhcp_etcd::record::{LeaseKeys, v4};
+use dhcp_etcd::record::{LeaseKeys, to_json, v4};
 use dhcp_etcd::writer::Writer;
 
 /// Seconds since the epoch.
@@ -46,6 +46,11 @@ pub fn lease6(address: Ipv6Addr) -> Lease {
         },
         ..lease(0)
     }
+}
+
+/// The record of a lease.
+pub fn record(number: u32) -> Vec<u8> {
+    to_json(&lease(number), Operation::Offer, None, NOW, "host")
 }
 
 /// What a server without index keys writes by.
