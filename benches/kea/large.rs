@@ -29,6 +29,9 @@ const RATE: u32 = 1000;
 /// Seconds for which delays are measured without a library; a comparison takes about as long.
 const SECONDS: u32 = 17;
 
+/// The first second of a load, whose delays do not count.
+const COLD: Duration = Duration::from_secs(1);
+
 /// How long memory has to be given back, and etcd to write down what it was told.
 const REST: Duration = Duration::from_secs(3);
 
@@ -40,6 +43,8 @@ pub struct Large {
     largest: Figure,
     high: Figure,
     without: Figure,
+    read: Figure,
+    reader: Figure,
     idle: Figure,
     at_rest: Figure,
     directory: TempDir,
@@ -67,6 +72,12 @@ impl Large {
                 "ms",
                 Budget::Told,
             ),
+            read: of(
+                "largest ACK delay at 1,000/s with no library, while another program writes as many records and yet another reads 1,000,000 of them, and without that one",
+                "ms",
+                Budget::Told,
+            ),
+            reader: of("CPU of that program to read and parse 1,000,000 records", "s", Budget::Told),
             idle: of("memory of the library without leases", "MB", Budget::AtMost(8.0)),
             at_rest: of("memory of the library for each of 1,000,000 leases", "bytes", Budget::AtMost(64.0)),
             directory: TempDir::new().unwrap(),
@@ -112,8 +123,7 @@ impl Large {
         for with_comparison in crate::turns(round) {
             // Ended when the comparison is.
             let load = perfdhcp::begin(bed, Rates::new(RATE), 3600);
-            // The delays of the first second do not count.
-            sleep(Duration::from_secs(1));
+            sleep(COLD);
             if with_comparison {
                 compare(bed);
             } else {
@@ -131,13 +141,32 @@ impl Large {
         }
     }
 
-    /// The same load, where no library is.
+    /// The same load, where no library is and another program has written as many records as there are leases.
     fn delay_without(&mut self, round: usize, bed: &Bed) {
-        for is_written in crate::turns(round) {
+        for turn in 0..3 {
+            let (is_written, is_read) = [(false, false), (true, false), (true, true)][(round + turn) % 3];
             let with = if is_written { With::Beside } else { With::Nothing };
-            let largest = with.load(bed, RATE, SECONDS).0.quantile(1.0);
-            println!("  ACK delays {with}: largest {largest:.2} ms");
-            self.without.add(is_written, largest);
+            let mut reader = None;
+            let load = || {
+                let load = perfdhcp::begin(bed, Rates::new(RATE), SECONDS);
+                sleep(COLD);
+                reader = is_read.then(|| bulk::read(bed));
+                load.wait()
+            };
+            let largest = with.beside(bed, RATE, SECONDS, load).0.quantile(1.0);
+            print!("  ACK delays {with}: largest {largest:.2} ms");
+            if let Some(reader) = reader {
+                let (records, cpu) = bulk::was_read(reader);
+                assert!(records >= LEASES, "{records}");
+                print!(", while yet another reads with {cpu:.1} s of CPU");
+                self.reader.add(true, cpu);
+            } else {
+                self.without.add(is_written, largest);
+            }
+            println!();
+            if is_written {
+                self.read.add(is_read, largest);
+            }
         }
     }
 }
@@ -149,17 +178,17 @@ impl Part for Large {
             let bed = Bed::new(Family::V4, true, with_library);
             sleep(REST);
             empty[usize::from(with_library)] = bed.memory();
-            if !with_library {
+            drop(bed);
+            let mut bed = self.full(with_library);
+            let took = if with_library {
+                self.synchronise(&mut bed);
+                Some(self.compare(&mut bed))
+            } else {
                 let took = bulk::write(&bed, LEASES);
                 println!("  as many records of another program: {took:.1} s");
                 self.first.add(false, f64::from(LEASES) / took);
-            }
-            drop(bed);
-            let mut bed = self.full(with_library);
-            let took = with_library.then(|| {
-                self.synchronise(&mut bed);
-                self.compare(&mut bed)
-            });
+                None
+            };
             sleep(REST);
             full[usize::from(with_library)] = bed.memory();
             match took {
@@ -174,7 +203,18 @@ impl Part for Large {
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        vec![&self.first, &self.worker, &self.wall, &self.largest, &self.high, &self.without, &self.idle, &self.at_rest]
+        vec![
+            &self.first,
+            &self.worker,
+            &self.wall,
+            &self.largest,
+            &self.high,
+            &self.without,
+            &self.read,
+            &self.reader,
+            &self.idle,
+            &self.at_rest,
+        ]
     }
 }
 

@@ -101,6 +101,7 @@ fn main() {
         ["clients", seconds] => return lag::clients(seconds.parse().unwrap()),
         ["watch", url] => return lag::watch(url),
         ["metrics", port] => return metrics::print(port.parse().unwrap()),
+        ["bulk", url] => return bulk::run_reader(url),
         ["bulk", url, records] => return bulk::run(url, records.parse().unwrap()),
         ["others", url, ref writing @ ..] => {
             let [first, rate, seconds, batch, watches, exact] =

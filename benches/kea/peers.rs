@@ -1,4 +1,5 @@
-//! The highest rate of what users have today to bring leases elsewhere, beside that of the library and of no hook at all.
+//! The highest rate of what users have today to bring leases elsewhere, beside that of the library, of no hook at all, and of
+//! what shows how much of it etcd on the same two cores leaves to anybody ([`With`]).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,13 +9,33 @@ use crate::bed::{Bed, Way};
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
 use crate::perfdhcp::{self, Load};
+use crate::with::With;
 
-/// Each way, by its name, and from where its highest rate is looked for.
-const PEERS: [(Way, &str, u32); 4] = [
-    (Way::Library, "the library", 7000),
-    (Way::RunScript, "run_script and etcdctl", 110),
-    (Way::PostgreSql, "leases in PostgreSQL", 1600),
-    (Way::None, "no hook", 7500),
+/// What has a highest rate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    /// The library, nothing, or what shows how much of a rate etcd on the same cores leaves.
+    With(With),
+    /// Kea's library that runs a script at each hook point; the script puts a record into etcd by `etcdctl`.
+    RunScript,
+    /// Leases in PostgreSQL.
+    PostgreSql,
+}
+
+/// In which all of them are measured.
+const MODE: &str = "DHCPv4, two packet threads";
+
+/// What is told as a multiple of both others.
+const AGAINST: [With; 4] = [With::Library, With::Nothing, With::Beside, With::Least];
+
+/// Each, and from where its highest rate is looked for.
+const PEERS: [(Peer, u32); 6] = [
+    (Peer::With(With::Library), 7000),
+    (Peer::RunScript, 110),
+    (Peer::With(With::Beside), 7000),
+    (Peer::PostgreSql, 1600),
+    (Peer::With(With::Nothing), 7500),
+    (Peer::With(With::Least), 7000),
 ];
 
 /// Processes of scripts that may run at a time. A load that starts more is ended: it is past the highest rate.
@@ -25,27 +46,43 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct Peers {
-    run_script: Figure,
-    postgresql: Figure,
-    no_hook: Figure,
+    /// By [`AGAINST`].
+    run_script: [Figure; AGAINST.len()],
+    postgresql: [Figure; AGAINST.len()],
     in_etcd: Figure,
 }
 
 impl Peers {
     pub fn new() -> Self {
-        let of = |what: &str, budget| {
-            let what = format!("DHCPv4, two packet threads: highest rate under 1 % drops; without: {what}");
-            Figure::ratio(what, "1/s", budget)
+        let of = |peer: &str, budget| {
+            let what = format!("highest rate under 1 % drops; without: {peer}");
+            AGAINST.map(|with| {
+                let budget = if with == With::Library { budget } else { Budget::Told };
+                let mode = if with == With::Nothing { "no hook, " } else { "" }.to_owned() + MODE;
+                Figure::ratio(with.name(&mode, &what), "1/s", budget)
+            })
         };
         Self {
             run_script: of("run_script and etcdctl", Budget::AtLeast(50.0)),
             postgresql: of("leases in PostgreSQL", Budget::AtLeast(4.0)),
-            no_hook: of("no hook", Budget::Told),
             in_etcd: Figure::new(
                 "leases that are in etcd after that, a rate too high included; without: run_script and etcdctl",
                 "%",
                 Budget::Told,
             ),
+        }
+    }
+
+    fn add(&mut self, peer: Peer, top: f64) {
+        match peer {
+            Peer::RunScript => self.run_script.iter_mut().for_each(|figure| figure.add(false, top)),
+            Peer::PostgreSql => self.postgresql.iter_mut().for_each(|figure| figure.add(false, top)),
+            Peer::With(with) => {
+                let number = AGAINST.iter().position(|of| *of == with).expect("one of them");
+                for figures in [&mut self.run_script, &mut self.postgresql] {
+                    figures[number].add(true, top);
+                }
+            }
         }
     }
 }
@@ -54,38 +91,46 @@ impl Part for Peers {
     /// Each is first in a round of its own.
     fn measure(&mut self, round: usize) {
         for turn in 0..PEERS.len() {
-            let (way, name, guess) = PEERS[(round + turn) % PEERS.len()];
-            let bed = Bed::by(Family::V4, true, way);
-            let top = perfdhcp::highest(f64::from(guess), |rate, seconds| load(&bed, way, rate, seconds));
-            print!("  {name}: top {top:.0}/s");
-            if matches!(way, Way::Library | Way::RunScript) {
+            let (peer, guess) = PEERS[(round + turn) % PEERS.len()];
+            let bed = bed(peer);
+            let top = perfdhcp::highest(f64::from(guess), |rate, seconds| load(&bed, peer, rate, seconds));
+            match peer {
+                Peer::With(with) => print!("  {with}: top {top:.0}/s"),
+                Peer::RunScript => print!("  run_script and etcdctl: top {top:.0}/s"),
+                Peer::PostgreSql => print!("  leases in PostgreSQL: top {top:.0}/s"),
+            }
+            let is_library = peer == Peer::With(With::Library);
+            if is_library || peer == Peer::RunScript {
                 let part = in_etcd(&bed);
                 print!(", {part:.1} % of the leases are in etcd");
-                self.in_etcd.add(way == Way::Library, part);
+                self.in_etcd.add(is_library, part);
             }
             println!();
-            match way {
-                Way::RunScript => self.run_script.add(false, top),
-                Way::PostgreSql => self.postgresql.add(false, top),
-                Way::None => self.no_hook.add(false, top),
-                _ => {
-                    for figure in [&mut self.run_script, &mut self.postgresql, &mut self.no_hook] {
-                        figure.add(true, top);
-                    }
-                }
-            }
+            self.add(peer, top);
         }
     }
 
     fn figures(&self) -> Vec<&Figure> {
-        vec![&self.run_script, &self.postgresql, &self.no_hook, &self.in_etcd]
+        self.run_script.iter().chain(&self.postgresql).chain([&self.in_etcd]).collect()
+    }
+}
+
+fn bed(peer: Peer) -> Bed {
+    let by = |way| Bed::by(Family::V4, true, way);
+    match peer {
+        Peer::With(with) => with.bed(Family::V4, true),
+        Peer::RunScript => by(Way::RunScript),
+        Peer::PostgreSql => by(Way::PostgreSql),
     }
 }
 
 /// A load; `None` of one that had to be ended. Nothing of it runs any more afterwards.
-fn load(bed: &Bed, way: Way, rate: u32, seconds: u32) -> Option<Load> {
+fn load(bed: &Bed, peer: Peer, rate: u32, seconds: u32) -> Option<Load> {
+    if let Peer::With(with) = peer {
+        return Some(with.load(bed, rate, seconds).0);
+    }
     let load = perfdhcp::begin(bed, perfdhcp::Rates::new(rate), seconds);
-    if way != Way::RunScript {
+    if peer == Peer::PostgreSql {
         return Some(load.wait());
     }
     let until = Instant::now() + Duration::from_secs(seconds.into());

@@ -1,6 +1,7 @@
 // The simplest mirror's half in Kea: a hook library that has Kea tell what was assigned and removed and for which packet, and
 // reads each lease once more from Kea's lease database, in the callout, as the payload of that is not what the database
-// holds. It does nothing with all that. With READS 0 its callouts do nothing at all: what is left is what Kea takes to call one.
+// holds. That a lease is renewed or rebound Kea tells only before the write, so it has callouts there, too. It does nothing with
+// all that. With READS 0 its callouts do nothing at all: what is left is what Kea takes to call them.
 
 #include <dhcp/pkt4.h>
 #include <dhcp/pkt6.h>
@@ -8,12 +9,30 @@
 #include <hooks/hooks.h>
 
 using isc::dhcp::Lease4CollectionPtr;
+using isc::dhcp::Lease4Ptr;
 using isc::dhcp::Lease6CollectionPtr;
+using isc::dhcp::Lease6Ptr;
 using isc::dhcp::LeaseMgrFactory;
 using isc::dhcp::Pkt4Ptr;
 using isc::dhcp::Pkt6Ptr;
 using isc::hooks::CalloutHandle;
 using isc::hooks::LibraryHandle;
+
+namespace {
+
+// Which lease is about to be renewed, for which packet.
+template <typename LeasePointer, typename PacketPointer>
+int about_to(CalloutHandle& handle, const char* lease_argument, const char* packet_argument) {
+    if (READS) {
+        LeasePointer lease;
+        PacketPointer query;
+        handle.getArgument(lease_argument, lease);
+        handle.getArgument(packet_argument, query);
+    }
+    return 0;
+}
+
+} // namespace
 
 extern "C" {
 
@@ -31,6 +50,18 @@ int load(LibraryHandle&) {
 
 int unload() {
     return 0;
+}
+
+int lease4_renew(CalloutHandle& handle) {
+    return about_to<Lease4Ptr, Pkt4Ptr>(handle, "lease4", "query4");
+}
+
+int lease6_renew(CalloutHandle& handle) {
+    return about_to<Lease6Ptr, Pkt6Ptr>(handle, "lease6", "query6");
+}
+
+int lease6_rebind(CalloutHandle& handle) {
+    return about_to<Lease6Ptr, Pkt6Ptr>(handle, "lease6", "query6");
 }
 
 int leases4_committed(CalloutHandle& handle) {
