@@ -1,5 +1,5 @@
 //! What a server is measured with: the library, nothing, the simplest exact mirror that could be, nothing while another
-//! program writes to etcd, or a library that does nothing.
+//! program writes to etcd, a library that does nothing, or both of these.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -29,14 +29,13 @@ pub enum With {
     Beside,
     /// A library whose callouts do nothing, and nobody writes: what Kea takes to call one after a lease was written.
     Idle,
+    /// That library, while that program writes, and what it takes is not the server's: what whoever is told of leases by Kea and has
+    /// them in an etcd on the same cores cannot do without.
+    Called,
 }
 
 /// What is measured against nothing.
-const AGAINST: [With; 4] = [With::Library, With::Least, With::Beside, With::Idle];
-
-/// How far the next one is, in each of five rounds: so that each is first once and last at most twice, and each comes after
-/// every other.
-const STEPS: [usize; With::NUMBER] = [3, 1, 4, 2, 1];
+const AGAINST: [With; 5] = [With::Library, With::Least, With::Beside, With::Idle, With::Called];
 
 /// Seconds by which the other program may be late, beyond which that is told.
 const LATE: f64 = 0.1;
@@ -45,11 +44,12 @@ impl With {
     /// How many there are.
     pub const NUMBER: usize = 1 + AGAINST.len();
 
-    /// All of them, in the order of this round.
+    /// All of them, in the order of this round: another one is first in each, and every other round goes backwards.
     pub fn turns(round: usize) -> [Self; Self::NUMBER] {
-        let [a, b, c, d] = AGAINST;
-        let all = [Self::Nothing, a, b, c, d];
-        std::array::from_fn(|turn| all[(round + STEPS[round % Self::NUMBER] * turn) % Self::NUMBER])
+        let [a, b, c, d, e] = AGAINST;
+        let all = [Self::Nothing, a, b, c, d, e];
+        let step = if round % 2 == 0 { 1 } else { Self::NUMBER - 1 };
+        std::array::from_fn(|turn| all[(round + step * turn) % Self::NUMBER])
     }
 
     /// A server with it.
@@ -59,7 +59,7 @@ impl With {
         let way = match self {
             Self::Library => Way::Library,
             Self::Nothing | Self::Beside => Way::None,
-            Self::Least | Self::Idle => {
+            Self::Least | Self::Idle | Self::Called => {
                 compiled::reader(&reader, self == Self::Least);
                 Way::Instead(&reader)
             }
@@ -72,7 +72,7 @@ impl With {
     /// the load, and the seconds of CPU that a mirror took outside of the server.
     pub fn beside<T>(self, bed: &Bed, rate: u32, seconds: u32, load: impl FnOnce() -> T) -> (T, f64) {
         let writing = Writing { rate, seconds, batch: BATCH, watches: 0, exact: true };
-        let writer = matches!(self, Self::Least | Self::Beside).then(|| others::write(bed, writing));
+        let writer = matches!(self, Self::Least | Self::Beside | Self::Called).then(|| others::write(bed, writing));
         let loaded = load();
         let Some(written) = writer.map(Others::written) else { return (loaded, 0.0) };
         if written.late > LATE {
@@ -93,6 +93,7 @@ impl With {
             Self::Least => ", a library that only reads, another program writes to etcd what an exact mirror does",
             Self::Beside => ", no library, that program writes the same to etcd",
             Self::Idle => ", a library whose callouts do nothing, nobody writes",
+            Self::Called => ", a library whose callouts do nothing, that program writes the same to etcd",
         };
         format!("{mode}{with}: {what}")
     }
@@ -112,6 +113,7 @@ impl Display for With {
             Self::Least => "a library that only reads, another program writes",
             Self::Beside => "without a library, another program writes",
             Self::Idle => "a library that does nothing",
+            Self::Called => "a library that does nothing, another program writes",
         })
     }
 }
