@@ -46,10 +46,11 @@ impl With {
 
     /// All of them, in the order of this round: another one is first in each, and every other round goes backwards.
     pub fn turns(round: usize) -> [Self; Self::NUMBER] {
-        let [a, b, c, d, e] = AGAINST;
-        let all = [Self::Nothing, a, b, c, d, e];
         let step = if round % 2 == 0 { 1 } else { Self::NUMBER - 1 };
-        std::array::from_fn(|turn| all[(round + step * turn) % Self::NUMBER])
+        std::array::from_fn(|turn| match (round + step * turn) % Self::NUMBER {
+            0 => Self::Nothing,
+            other => AGAINST[other - 1],
+        })
     }
 
     /// A server with it.
