@@ -15,7 +15,7 @@ use crate::bed::{Bed, hwaddr};
 use crate::bulk;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::perfdhcp::{self, Rates};
+use crate::perfdhcp::{self, COLD, Rates};
 use crate::with::With;
 
 const LEASES: u32 = 1_000_000;
@@ -28,9 +28,6 @@ const RATE: u32 = 1000;
 
 /// Seconds for which delays are measured without a library; a comparison takes about as long.
 const SECONDS: u32 = 17;
-
-/// The first second of a load, whose delays do not count.
-const COLD: Duration = Duration::from_secs(1);
 
 /// How long memory has to be given back, and etcd to write down what it was told.
 const REST: Duration = Duration::from_secs(3);

@@ -22,9 +22,6 @@ enum Peer {
     PostgreSql,
 }
 
-/// In which all of them are measured.
-const MODE: &str = "DHCPv4, two packet threads";
-
 /// What is told as a multiple of both others.
 const AGAINST: [With; 4] = [With::Library, With::Nothing, With::Beside, With::Least];
 
@@ -56,11 +53,7 @@ impl Peers {
     pub fn new() -> Self {
         let of = |peer: &str, budget| {
             let what = format!("highest rate under 1 % drops; without: {peer}");
-            AGAINST.map(|with| {
-                let budget = if with == With::Library { budget } else { Budget::Told };
-                let mode = if with == With::Nothing { "no hook, " } else { "" }.to_owned() + MODE;
-                Figure::ratio(with.name(&mode, &what), "1/s", budget)
-            })
+            AGAINST.map(|with| with.figure("DHCPv4, two packet threads", &what, "1/s", budget))
         };
         Self {
             run_script: of("run_script and etcdctl", Budget::AtLeast(50.0)),

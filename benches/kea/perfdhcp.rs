@@ -3,13 +3,14 @@
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::bed::{Bed, RELAYS};
 use crate::beside::Beside;
 use crate::kea::Family;
 
-/// Seconds at the beginning of a load, when its programs are cold, whose delays do not count.
-const COLD: f64 = 1.0;
+/// The beginning of a load, when its programs are cold, whose delays do not count.
+pub const COLD: Duration = Duration::from_secs(1);
 
 /// More clients than any load has exchanges.
 pub const CLIENTS: u32 = 16_000_000;
@@ -145,8 +146,10 @@ impl Report {
             let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
             Some((time(sent)?, time(received)?))
         });
-        let mut delays: Vec<f64> =
-            times.filter(|(sent, _)| *sent >= COLD).map(|(sent, received)| (received - sent) * 1000.0).collect();
+        let mut delays: Vec<f64> = times
+            .filter(|(sent, _)| *sent >= COLD.as_secs_f64())
+            .map(|(sent, received)| (received - sent) * 1000.0)
+            .collect();
         delays.sort_by(f64::total_cmp);
         delays
     }

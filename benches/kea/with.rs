@@ -90,7 +90,8 @@ impl With {
     /// The name of a figure of it.
     pub fn name(self, mode: &str, what: &str) -> String {
         let with = match self {
-            Self::Nothing | Self::Library => "",
+            Self::Library => "",
+            Self::Nothing => ", no hook",
             Self::Least => ", a library that only reads, another program writes to etcd what an exact mirror does",
             Self::Beside => ", no library, that program writes the same to etcd",
             Self::Idle => ", a library whose callouts do nothing, nobody writes",
@@ -101,7 +102,7 @@ impl With {
 
     /// A figure of it, as a ratio to nothing. Only the library has a budget.
     pub fn figure(self, mode: &str, what: &str, unit: &'static str, budget: Budget) -> Figure {
-        let budget = if matches!(self, Self::Nothing | Self::Library) { budget } else { Budget::Told };
+        let budget = if self == Self::Library { budget } else { Budget::Told };
         Figure::ratio(self.name(mode, what), unit, budget)
     }
 }
