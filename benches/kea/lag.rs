@@ -163,8 +163,7 @@ impl AtRate {
     /// The simplest mirror writes as many records.
     fn measure_mirror(&mut self) {
         let bed = With::Least.bed(Family::V4, true);
-        let writing = Writing { rate: self.rate, seconds: SECONDS, batch: self.batch, watches: 0, exact: true };
-        let writer = others::write(&bed, writing);
+        let writer = others::write(&bed, Writing::exact(self.rate, SECONDS, self.batch));
         let completed = perfdhcp::load(&bed, self.rate, SECONDS).completed;
         self.add(false, &writer.written().lags, completed);
     }
@@ -172,8 +171,7 @@ impl AtRate {
     /// A record that comes alone.
     fn measure_alone(&mut self) {
         let bed = With::Beside.bed(Family::V4, true);
-        let writing = Writing { rate: SAMPLES, seconds: SECONDS, batch: 1, watches: 0, exact: true };
-        let writer = others::write(&bed, writing);
+        let writer = others::write(&bed, Writing::exact(SAMPLES, SECONDS, 1));
         perfdhcp::load(&bed, self.rate, SECONDS);
         tell(&format!("an idle etcd beside {}/s", self.rate), true, &writer.written().lags, &mut self.alone);
     }

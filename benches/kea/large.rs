@@ -15,8 +15,9 @@ use crate::bed::{Bed, hwaddr};
 use crate::bulk;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
+use crate::others::Writing;
 use crate::perfdhcp::{self, COLD, Rates};
-use crate::with::With;
+use crate::with::{BATCH, With};
 
 const LEASES: u32 = 1_000_000;
 
@@ -150,7 +151,7 @@ impl Large {
                 reader = is_read.then(|| bulk::read(bed));
                 load.wait()
             };
-            let largest = with.beside(bed, RATE, SECONDS, load).0.quantile(1.0);
+            let largest = with.beside(bed, Writing::exact(RATE, SECONDS, BATCH), load).0.quantile(1.0);
             print!("  ACK delays {with}: largest {largest:.2} ms");
             if let Some(reader) = reader {
                 let (records, cpu) = bulk::was_read(reader);

@@ -152,6 +152,13 @@ pub struct Writing {
     pub exact: bool,
 }
 
+impl Writing {
+    /// What an exact mirror writes.
+    pub fn exact(rate: u32, seconds: u32, batch: u32) -> Self {
+        Self { rate, seconds, batch, watches: 0, exact: true }
+    }
+}
+
 /// A program that writes records.
 pub struct Others(Beside);
 

@@ -23,16 +23,17 @@ enum Peer {
 }
 
 /// What is told as a multiple of both others.
-const AGAINST: [With; 4] = [With::Library, With::Nothing, With::Beside, With::Least];
+const AGAINST: [With; 5] = [With::Library, With::Nothing, With::Beside, With::Least, With::Called];
 
 /// Each, and from where its highest rate is looked for.
-const PEERS: [(Peer, u32); 6] = [
+const PEERS: [(Peer, u32); 7] = [
     (Peer::With(With::Library), 7000),
     (Peer::RunScript, 110),
     (Peer::With(With::Beside), 7000),
     (Peer::PostgreSql, 1600),
     (Peer::With(With::Nothing), 7500),
     (Peer::With(With::Least), 7000),
+    (Peer::With(With::Called), 7000),
 ];
 
 /// Processes of scripts that may run at a time. A load that starts more is ended: it is past the highest rate.

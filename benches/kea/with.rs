@@ -29,8 +29,8 @@ pub enum With {
     Beside,
     /// A library whose callouts do nothing, and nobody writes: what Kea takes to call one after a lease was written.
     Idle,
-    /// That library, while that program writes, and what it takes is not the server's: what whoever is told of leases by Kea and has
-    /// them in an etcd on the same cores cannot do without.
+    /// That library, while that program writes: what whoever is told of leases by Kea and writes them to an etcd on the same cores
+    /// cannot do without, were it to take nothing in between.
     Called,
 }
 
@@ -69,22 +69,22 @@ impl With {
         Bed::by(family, threads, way)
     }
 
-    /// Loads the server while the other program, if there is one, writes so many records a second for some seconds; what came of
-    /// the load, and the seconds of CPU that a mirror took outside of the server.
-    pub fn beside<T>(self, bed: &Bed, rate: u32, seconds: u32, load: impl FnOnce() -> T) -> (T, f64) {
-        let writing = Writing { rate, seconds, batch: BATCH, watches: 0, exact: true };
+    /// Loads the server while the other program, if there is one, writes; what came of the load, and the seconds of CPU of that
+    /// writing, where it is a mirror's.
+    pub fn beside<T>(self, bed: &Bed, writing: Writing, load: impl FnOnce() -> T) -> (T, f64) {
         let writer = matches!(self, Self::Least | Self::Beside | Self::Called).then(|| others::write(bed, writing));
         let loaded = load();
         let Some(written) = writer.map(Others::written) else { return (loaded, 0.0) };
         if written.late > LATE {
+            let Writing { rate, seconds, .. } = writing;
             println!("  the other program was late by {:.1} s of {seconds} at {rate}/s", written.late);
         }
-        (loaded, if self == Self::Least { written.cpu } else { 0.0 })
+        (loaded, if self == Self::Beside { 0.0 } else { written.cpu })
     }
 
     /// The same with a load of as many exchanges.
     pub fn load(self, bed: &Bed, rate: u32, seconds: u32) -> (Load, f64) {
-        self.beside(bed, rate, seconds, || perfdhcp::load(bed, rate, seconds))
+        self.beside(bed, Writing::exact(rate, seconds, BATCH), || perfdhcp::load(bed, rate, seconds))
     }
 
     /// The name of a figure of it.
