@@ -170,7 +170,7 @@ impl<K: Kea> Mirror<K> {
     }
 
     /// Reclamation is about to remove, or recover, a lease. From the main thread, or from a packet thread that takes over
-    /// an expired lease (its write is followed by a callout of its own).
+    /// an expired lease: then a callout of its own tells of the new one.
     pub fn reclaiming(&self, lease: &Lease, lease_type: LeaseType, operation: Operation) {
         self.mark(lease.address, Mark { lease_type, operation, owner: Some(lease.owner()), told: true });
     }
@@ -442,6 +442,7 @@ impl<K: Kea> Mirror<K> {
     fn read_again(&self, commit: Commit) {
         let Commit { address, lease_type, operation, relay, owner, at, .. } = commit;
         let found = operation == Operation::Sync;
+        let tells_an_end = owner.is_some();
         let marked = if found { None } else { self.told(address) };
         let owner = owner.map(|owner| *owner).or(marked.and_then(|mark| mark.owner));
         let handover = &self.shared.handover;
@@ -451,6 +452,9 @@ impl<K: Kea> Mirror<K> {
             // Before it is read: of two servers that share the database, who reads later never tells an earlier time.
             let time = now();
             let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
+                // Somebody took the address over before it was reclaimed, or before the end was told, and a callout of its own knows
+                // how and through which relay. Or the lease stayed after all.
+                Ok(Some(lease)) if lease.is_held() && tells_an_end => return self.shared.readings.suspect(address),
                 Ok(Some(lease)) if lease.is_held() => {
                     (if found { lease.cltt } else { time }, Row::Held { lease, relay })
                 }

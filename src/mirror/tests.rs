@@ -1,5 +1,6 @@
 use super::*;
 use crate::lease::Identifier;
+use crate::record::v4;
 
 /// A server with one lease, of 192.0.2.1.
 #[derive(Default)]
@@ -148,16 +149,36 @@ fn what_was_committed_is_read_at_the_next_turn() {
     let lease = Lease::plain_v4(0xc000_0201);
     assert_eq!(changes[&address].row, Row::Held { lease, relay: None }, "as the database has it");
     let gone = Some(Lease::plain_v4(0xc000_0202).owner());
-    assert_eq!(changes[&crate::record::v4(0xc000_0202)].row, Row::Gone { owner: gone });
+    assert_eq!(changes[&v4(0xc000_0202)].row, Row::Gone { owner: gone });
+}
+
+#[test]
+fn the_end_of_a_lease_whose_address_was_taken_over_is_no_news_of_the_new_one() {
+    let mirror = in_turns("{}");
+    let (ended, relay) = (Lease { hwaddr: Identifier::from_slice(&[1]), ..Lease::plain_v4(0xc000_0201) }, v4(1));
+    for removed in [false, true] {
+        if !removed {
+            mirror.reclaiming(&ended, LeaseType::Na, Operation::Update);
+        }
+        mirror.assigned(ended.address, LeaseType::Na, Some(relay), shown());
+        if removed {
+            mirror.removed(&ended, LeaseType::Na);
+        }
+        mirror.read(Instant::now() + TURN);
+        let change = &mirror.shared.handover.take(Changes::default())[&ended.address];
+        let lease = Lease::plain_v4(0xc000_0201);
+        assert_eq!((change.operation, &change.row), (Operation::Offer, &Row::Held { lease, relay: Some(relay) }));
+        assert_eq!(mirror.shared.readings.take_suspects(), [ended.address], "should nobody tell of it");
+    }
 }
 
 #[test]
 fn a_comparison_reads_after_everything_that_was_committed_before() {
     let mirror = in_turns("{}");
-    let ticket = crate::readings::Ticket { number: 1, after: crate::record::v4(0) };
+    let ticket = crate::readings::Ticket { number: 1, after: v4(0) };
     mirror.shared.readings.want_page(ticket);
     for n in 1..=2 {
-        mirror.assigned(crate::record::v4(n), LeaseType::Na, None, shown());
+        mirror.assigned(v4(n), LeaseType::Na, None, shown());
     }
     // Late, so it reads one address only.
     for (waiting, is_read) in [(1, false), (0, true)] {
@@ -173,7 +194,7 @@ fn a_comparison_reads_after_everything_that_was_committed_before() {
 fn what_a_turn_has_no_room_for_is_read_at_once() {
     let mirror = in_turns(r#"{"queue-size":16}"#);
     for n in 1..=17 {
-        mirror.assigned(crate::record::v4(n), LeaseType::Na, None, shown());
+        mirror.assigned(v4(n), LeaseType::Na, None, shown());
     }
     assert_eq!(mirror.shared.committed.len(), 16);
     assert_eq!(mirror.kea.readings.load(Ordering::Relaxed), 1);
@@ -193,7 +214,7 @@ fn what_was_not_read_when_kea_ends_is_taken_as_it_was_shown() {
     let lease = Lease { subnet_id: 2, ..Lease::plain_v4(0xc000_0201) };
     assert_eq!(changes[&address].row, Row::Held { lease, relay: None });
     let gone = Some(Lease::plain_v4(0xc000_0202).owner());
-    assert_eq!(changes[&crate::record::v4(0xc000_0202)].row, Row::Gone { owner: gone });
+    assert_eq!(changes[&v4(0xc000_0202)].row, Row::Gone { owner: gone });
     assert_eq!(changes.len(), 2);
 }
 

@@ -146,6 +146,40 @@ fn expired_leases_go_with_keas_own_reclamation_and_packet_threads() {
     expiry(&|wanted| wanted.threads(true));
 }
 
+/// A lease ends, and before Kea reclaims it its holder comes back, and then another client gets the address: Kea tells of the end
+/// and of the new lease.
+pub fn taken_over(how: How) {
+    let etcd = Etcd::start();
+    let more = json!({
+        "valid-lifetime": 2, "expired-leases-processing": { "reclaim-timer-wait-time": 0 },
+        "subnet4": [{
+            "id": 7, "subnet": "10.0.0.0/16", "pools": [{ "pool": "10.0.1.1 - 10.0.1.1" }],
+            "relay": { "ip-addresses": ["127.0.1.1"] },
+        }],
+    });
+    let kea = Kea::start(&how(Wanted::new(Family::V4, &etcd.url()).more(more)));
+    let mut client = Client4::new(&kea, 1, 1);
+    for (number, operation) in [(1, "offer"), (1, "renew"), (2, "offer")] {
+        client.become_client(number);
+        let address = client.take().to_string();
+        assert_mirrored(&kea, &etcd);
+        // What comes late would say something else of the same lease.
+        std::thread::sleep(Duration::from_millis(3100));
+        let record = &assert_mirrored(&kea, &etcd)[&address];
+        assert_eq!((&record["operation"], &record["relay_ip"]), (&json!(operation), &json!("127.0.1.1")), "{record}");
+    }
+}
+
+#[test]
+fn a_lease_that_ended_is_taken_over_before_it_is_reclaimed() {
+    taken_over(&|wanted| wanted);
+}
+
+#[test]
+fn a_lease_that_ended_is_taken_over_before_it_is_reclaimed_with_packet_threads() {
+    taken_over(&|wanted| wanted.threads(true));
+}
+
 pub fn fifty(how: How) {
     let etcd = Etcd::start();
     let kea = Kea::start(&how(Wanted::new(Family::V4, &etcd.url())));

@@ -1,5 +1,7 @@
 //! The life of DHCPv6 addresses and delegated prefixes.
 
+use std::time::Duration;
+
 use dhcproto::v6::MessageType;
 use serde_json::json;
 
@@ -92,6 +94,38 @@ pub fn expiry(how: How) {
     }
     kea.wait_leases(<[_]>::is_empty);
     assert!(assert_mirrored(&kea, &etcd).is_empty());
+}
+
+/// See the same of DHCPv4.
+pub fn taken_over(how: How) {
+    let etcd = Etcd::start();
+    let more = json!({
+        "valid-lifetime": 2, "preferred-lifetime": 1, "expired-leases-processing": { "reclaim-timer-wait-time": 0 },
+        "subnet6": [{
+            "id": 9, "subnet": "2001:db8::/32", "pools": [{ "pool": "2001:db8:0:1::1 - 2001:db8:0:1::1" }],
+        }],
+    });
+    let kea = Kea::start(&how(Wanted::new(Family::V6, &etcd.url()).more(more)));
+    let mut client = Client6::new(&kea, 1);
+    for number in [1, 1, 2] {
+        client.become_client(number);
+        let address = addresses(&client.take(&[ia_na(1)]))[0].to_string();
+        assert_mirrored(&kea, &etcd);
+        // What comes late would say something else of the same lease.
+        std::thread::sleep(Duration::from_millis(3100));
+        let record = &assert_mirrored(&kea, &etcd)[&address];
+        assert_eq!((&record["operation"], &record["relay_ip"]), (&json!("offer"), &json!(LINK)), "{record}");
+    }
+}
+
+#[test]
+fn a_lease_that_ended_is_taken_over_before_it_is_reclaimed() {
+    taken_over(&|wanted| wanted);
+}
+
+#[test]
+fn a_lease_that_ended_is_taken_over_before_it_is_reclaimed_with_packet_threads() {
+    taken_over(&|wanted| wanted.threads(true));
 }
 
 #[test]

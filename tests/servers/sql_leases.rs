@@ -23,8 +23,8 @@ use crate::{life4, life6};
 fn lives(kind: Kind, family: Family, threads: bool) {
     let server = SqlServer::start(kind);
     let lives: &[fn(life4::How)] = match family {
-        Family::V4 => &[life4::life, life4::decline, life4::expiry, life4::fifty],
-        Family::V6 => &[life6::life, life6::decline, life6::expiry, life6::commands],
+        Family::V4 => &[life4::life, life4::decline, life4::expiry, life4::taken_over, life4::fifty],
+        Family::V6 => &[life6::life, life6::decline, life6::expiry, life6::taken_over, life6::commands],
     };
     for life in lives {
         let database = server.lease_database();
