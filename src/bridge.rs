@@ -419,11 +419,15 @@ fn main_loop_turn() {
         Ok(())
     });
     if !turned {
-        with_mirror("after a failed turn", |mirror| {
-            mirror.turn_failed();
-            Ok(())
-        });
+        turn_failed();
     }
+}
+
+fn turn_failed() {
+    with_mirror("after a failed turn", |mirror| {
+        mirror.turn_failed();
+        Ok(())
+    });
 }
 
 /// One of the library's own commands, as JSON text; the answer.
@@ -432,6 +436,10 @@ fn own_command(command: &str) -> String {
         let loaded = loaded().read().unwrap_or_else(PoisonError::into_inner);
         loaded.mirror.as_ref().map(|mirror| mirror.own_command(command).to_string())
     });
+    if answered.is_none() {
+        // It makes turns while it waits.
+        turn_failed();
+    }
     answered.flatten().unwrap_or_else(|| r#"{"result":1,"text":"the library is not loaded"}"#.into())
 }
 

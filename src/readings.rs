@@ -37,7 +37,7 @@ type Page = Result<Vec<Lease>, String>;
 struct State {
     wanted: Option<Ticket>,
     addresses: VecDeque<IpAddr>,
-    /// Addresses that the main thread suspects.
+    /// Addresses that Kea's threads suspect.
     suspects: Vec<IpAddr>,
     /// Whether a turn has taken an address that it has not read yet.
     reading: bool,
@@ -88,12 +88,12 @@ impl Readings {
         self.arrived.notified().await;
     }
 
-    /// The main thread suspects that the record of an address is behind; the worker is told at the turn's end.
+    /// Kea's threads suspect that the record of an address is behind; the worker is told at the end of a turn.
     pub fn suspect(&self, address: IpAddr) {
         self.lock().suspects.push(address);
     }
 
-    /// What the main thread suspects.
+    /// What they suspect.
     pub fn take_suspects(&self) -> Vec<IpAddr> {
         std::mem::take(&mut self.lock().suspects)
     }
@@ -103,9 +103,10 @@ impl Readings {
         std::mem::take(&mut self.lock().unfinished)
     }
 
-    /// The main thread takes over the page that is wanted.
+    /// The page that is wanted. It stays so until it was read: a turn may not come to its end.
+    #[must_use]
     pub fn next_page(&self) -> Option<Ticket> {
-        self.lock().wanted.take()
+        self.lock().wanted
     }
 
     /// The main thread takes over an address that is to be read; the one before has been read.
@@ -124,7 +125,8 @@ impl Readings {
         state.unfinished |= unfinished || !state.addresses.is_empty();
         let has_read = std::mem::take(&mut state.has_read) || page.is_some();
         let has_arrived = has_read || state.unfinished || !state.suspects.is_empty();
-        if page.is_some() {
+        if let Some((ticket, _)) = &page {
+            state.wanted = state.wanted.filter(|wanted| wanted != ticket);
             state.page = page;
         }
         drop(state);
@@ -135,5 +137,31 @@ impl Readings {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::v4;
+
+    #[test]
+    fn a_page_is_wanted_until_a_turn_came_to_its_end_with_it() {
+        let (readings, ticket) = (Readings::default(), Ticket { number: 1, after: v4(0) });
+        readings.want_page(ticket);
+        assert_eq!(readings.next_page(), Some(ticket));
+        assert_eq!(readings.next_page(), Some(ticket), "that turn failed");
+        readings.turned(Some((ticket, Ok(Vec::new()))), false);
+        assert_eq!((readings.next_page(), readings.take_page(ticket)), (None, Some(Ok(Vec::new()))));
+    }
+
+    #[test]
+    fn a_page_for_a_comparison_that_was_given_up_is_not_the_one_that_is_wanted() {
+        let (readings, [before, ticket]) = (Readings::default(), [1, 2].map(|number| Ticket { number, after: v4(0) }));
+        readings.want_page(before);
+        let page = readings.next_page().map(|ticket| (ticket, Ok(Vec::new())));
+        readings.want_page(ticket);
+        readings.turned(page, false);
+        assert_eq!((readings.take_page(ticket), readings.next_page()), (None, Some(ticket)));
     }
 }
