@@ -55,7 +55,9 @@ inline bool track_leases([[maybe_unused]] std::function<void(const isc::dhcp::Le
     for (const Lease::Type type : {Lease::TYPE_V4, Lease::TYPE_NA, Lease::TYPE_TA, Lease::TYPE_PD}) {
         for (const auto kind : {Manager::TRACK_ADD_LEASE, Manager::TRACK_UPDATE_LEASE, Manager::TRACK_DELETE_LEASE}) {
             const bool deleted = kind == Manager::TRACK_DELETE_LEASE;
-            manager.registerCallback(kind, "etcd", type, [=](LeasePtr lease) { written(lease, deleted); });
+            // The first versions of this told a second thing.
+            const auto tell = [=](const LeasePtr& lease, auto&&...) { written(lease, deleted); };
+            manager.registerCallback(kind, "etcd", type, tell);
         }
     }
     return true;
