@@ -209,7 +209,8 @@ fn metrics_address(map: &Map<String, Value>) -> Result<Option<SocketAddr>, Confi
 }
 
 fn prefix(map: &Map<String, Value>) -> Result<String, ConfigError> {
-    const ACCEPTED: &str = "printable ASCII text that begins with '/', has no empty part and no '/' at its end";
+    const ACCEPTED: &str =
+        "up to 1024 printable ASCII characters that begin with '/', with no empty part and no '/' at the end";
     let Some(text) = string(map, "prefix", ACCEPTED)? else { return Ok("/nnoe/dhcp".into()) };
     let parts_are_whole = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|part| !part.is_empty()));
     if parts_are_whole && text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 1024 {
