@@ -5,9 +5,9 @@
 # make instructions   counted, not timed
 # They install what is missing with apt (Debian 12, as root) and need a Rust toolchain.
 
-.PHONY: demo test containers chaos fuzz bench bench-peers bench-history instructions build deb deny packages packages-of-tests
+.PHONY: demo test containers chaos fuzz bench bench-peers bench-history instructions build deb deny packages-to-build packages-of-demo packages-of-tests
 
-build: packages
+build: packages-to-build
 	cargo build --release --locked
 
 # A Debian package for the Kea that is installed here, in target/debian/.
@@ -16,7 +16,7 @@ deb:
 	rm -rf target/debian && mkdir -p target/debian
 	DESTINATION=target/debian debian/rules clean binary
 
-demo: build
+demo: packages-of-demo build
 	tests/demo.sh
 
 test: packages-of-tests
@@ -40,7 +40,7 @@ chaos: packages-of-tests
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-3600} cargo test --locked --test servers chaos -- --nocapture
 
 # What it finds worth keeping stays in fuzz/corpus/, which `make test` runs through; fuzz/minimise.sh makes that small again.
-fuzz: packages
+fuzz: packages-to-build
 	cargo fuzz --version || cargo install --locked cargo-fuzz
 	for target in operator etcd client; do \
 		cargo fuzz run --sanitizer none $$target -- -max_total_time=$${FUZZ_SECONDS:-1800} \
@@ -67,8 +67,11 @@ deny:
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources
 
-packages:
-	tests/packages.sh
+packages-to-build:
+	tests/packages.sh build
+
+packages-of-demo:
+	tests/packages.sh demo
 
 packages-of-tests:
 	tests/packages.sh tests

@@ -1,14 +1,17 @@
 #!/bin/sh
-# Installs the Debian packages that building and the demonstration need, those that a package of our own needs if told
-# `packages.sh deb`, and those that only tests need if told `packages.sh tests`; does nothing when all are there.
+# Installs the Debian packages that are missing for what is told: `packages.sh build` for the library, `deb` for a package of it,
+# `demo` for the demonstration, `tests` for all tests; does nothing when all are there.
 set -eu
 
-packages="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev
-    kea-dhcp4-server kea-dhcp6-server kea-common kea-ctrl-agent etcd-server etcd-client
-    isc-dhcp-client iproute2 procps binutils jq"
+build="g++ libclang-dev protobuf-compiler libprotobuf-dev pkg-config libboost-dev kea-dev kea-common"
+demo="kea-dhcp4-server kea-dhcp6-server etcd-server etcd-client isc-dhcp-client iproute2 procps jq"
+tests="debhelper lintian binutils apparmor strace valgrind kea-ctrl-agent kea-admin postgresql mariadb-server prometheus"
 case ${1-} in
-deb) packages="$packages debhelper" ;;
-tests) packages="$packages debhelper lintian apparmor strace valgrind kea-admin postgresql mariadb-server prometheus" ;;
+build) packages=$build ;;
+deb) packages="$build debhelper jq" ;;
+demo) packages="$build $demo" ;;
+tests) packages="$build $demo $tests" ;;
+*) echo "usage: packages.sh build|deb|demo|tests, found '${1-}'" >&2 && exit 2 ;;
 esac
 
 missing=""
