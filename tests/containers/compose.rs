@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::left_out;
 use crate::records;
 
 const MEMBERS: [&str; 3] = ["etcd1", "etcd2", "etcd3"];
@@ -35,7 +36,7 @@ pub fn docker_is_here() -> bool {
     let here = compose && works("docker", &["info"]);
     assert!(here || std::env::var_os("CI").is_none(), "CI is set, and there is no Docker with Compose");
     if !here {
-        println!("skipped: there is no Docker with Compose, so no container was tried");
+        left_out::tell("there is no Docker with Compose, so no container is tried");
     }
     here
 }

@@ -2,6 +2,8 @@
 //! as a cluster of three, and the Kea of three Debian releases.
 
 mod compose;
+#[path = "../servers/left_out.rs"]
+mod left_out;
 mod package;
 #[path = "../servers/records.rs"]
 mod records;

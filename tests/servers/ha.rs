@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::client4::Client4;
 use crate::etcd::Etcd;
 use crate::kea::{Family, HIGH_AVAILABILITY, Kea, Wanted};
+use crate::left_out;
 use crate::ports;
 use crate::records;
 use crate::sample_configs::sample;
@@ -64,7 +65,7 @@ impl Pair {
         let mut relationship = relationship(&pairs);
         let mut by_agent = relationship["multi-threading"]["enable-multi-threading"] == false;
         if by_agent && !Path::new("/usr/sbin/kea-ctrl-agent").exists() {
-            println!("no kea-ctrl-agent here (Debian has none for Kea 3.0): the servers talk straight to each other");
+            left_out::tell("kea-ctrl-agent, which Debian has not for Kea 3.0: the servers talk straight to each other");
             by_agent = false;
             relationship["multi-threading"] = json!({
                 "enable-multi-threading": true, "http-dedicated-listener": true,

@@ -10,6 +10,7 @@ mod etcd;
 mod hosts;
 mod journal;
 mod kea;
+mod left_out;
 mod mirrored;
 mod ports;
 mod program;

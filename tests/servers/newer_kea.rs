@@ -9,6 +9,7 @@ use crate::client4::Client4;
 use crate::client6::{Client6, LINK};
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
+use crate::left_out;
 use crate::mirrored::assert_mirrored;
 
 /// Whether the Kea of this machine is at least this one; says so when it is not.
@@ -17,7 +18,7 @@ fn since(kea: &Kea, wanted: (u32, u32), what: &str) -> bool {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap());
     let is_new = (numbers.next().unwrap(), numbers.next().unwrap()) >= wanted;
     if !is_new {
-        println!("skipped: Kea {version} knows no {what}");
+        left_out::tell(&format!("Kea {version} knows no {what}"));
     }
     is_new
 }
