@@ -166,6 +166,9 @@ impl Pending {
     fn put(&mut self, address: IpAddr, mut change: Box<Change>) {
         if change.is_finding() {
             if let Some(told) = self.waiting.get_mut(&address).filter(|waiting| !waiting.is_finding()) {
+                if !change.replaces(told) {
+                    return;
+                }
                 // Read later, so newer; but what made the change is known from the older one.
                 let mut newer = change;
                 newer.inherit(told);

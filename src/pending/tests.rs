@@ -218,6 +218,16 @@ fn a_finding_does_not_hide_what_a_callout_told() {
 }
 
 #[test]
+fn a_finding_of_what_a_callout_told_takes_nothing_from_it() {
+    let mut pending = Pending::new(Writer::plain("a"));
+    let Row::Held { lease, .. } = change(1).row else { unreachable!("it is held") };
+    pending.put(v4(0), Box::new(Change { row: Row::Held { lease, relay: Some(v4(9)) }, ..*change(1) }));
+    pending.put(v4(0), sync(1));
+    let batch = pending.next_batch(0).unwrap();
+    assert!(matches!(batch.operations()[0].change.row, Row::Held { relay: Some(_), .. }));
+}
+
+#[test]
 fn what_a_callout_tells_ends_a_finding() {
     let mut pending = pending(0);
     assert!(observe(&mut pending, junk(7)));
