@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::lease::Change;
+use crate::lease::{Change, Lease, Row};
 
 /// What is kept by address, where packets or leases in great number go through it: the hash is seeded, and takes a fraction
 /// of what the standard library's does.
@@ -130,6 +130,14 @@ impl Handover {
         Ok(())
     }
 
+    /// Whether what waits for the address of a lease is that very lease, and was told.
+    #[must_use]
+    pub fn is_told(&self, lease: &Lease) -> bool {
+        let changes = self.lock();
+        let told = changes.get(&lease.address).filter(|change| !change.is_finding());
+        told.is_some_and(|change| matches!(&change.row, Row::Held { lease: told, .. } if told == lease))
+    }
+
     /// Wakes the worker, if it sleeps until something is put in.
     pub fn wake(&self) {
         if self.is_armed(Instant::now()) && self.armed.swap(NEVER, Ordering::Relaxed) != NEVER {
@@ -216,7 +224,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lease::{Operation, Row};
+    use crate::lease::Operation;
     use crate::record::v4;
 
     fn change(timestamp: i64) -> Box<Change> {

@@ -452,9 +452,14 @@ impl<K: Kea> Mirror<K> {
             // Before it is read: of two servers that share the database, who reads later never tells an earlier time.
             let time = now();
             let (timestamp, row) = match self.kea.read_lease(address, lease_type) {
-                // Somebody took the address over before it was reclaimed, or before the end was told, and a callout of its own knows
+                // Somebody took the address over before it was reclaimed, or before the end was told, and a callout of its own tells
                 // how and through which relay. Or the lease stayed after all.
-                Ok(Some(lease)) if lease.is_held() && tells_an_end => return self.shared.readings.suspect(address),
+                Ok(Some(lease)) if lease.is_held() && tells_an_end => {
+                    if !handover.is_told(&lease) {
+                        self.shared.readings.suspect(address);
+                    }
+                    return;
+                }
                 Ok(Some(lease)) if lease.is_held() => {
                     (if found { lease.cltt } else { time }, Row::Held { lease, relay })
                 }

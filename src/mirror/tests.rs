@@ -168,8 +168,12 @@ fn the_end_of_a_lease_whose_address_was_taken_over_is_no_news_of_the_new_one() {
         let change = &mirror.shared.handover.take(Changes::default())[&ended.address];
         let lease = Lease::plain_v4(0xc000_0201);
         assert_eq!((change.operation, &change.row), (Operation::Offer, &Row::Held { lease, relay: Some(relay) }));
-        assert_eq!(mirror.shared.readings.take_suspects(), [ended.address], "should nobody tell of it");
     }
+    assert!(mirror.shared.readings.take_suspects().is_empty());
+    mirror.removed(&ended, LeaseType::Na);
+    mirror.read(Instant::now() + TURN);
+    assert_eq!(mirror.shared.readings.take_suspects(), [ended.address], "nobody told of that lease");
+    assert!(mirror.shared.handover.take(Changes::default()).is_empty());
 }
 
 #[test]
