@@ -1,6 +1,6 @@
 //! A program that runs beside the measurement and never outlives it.
 
-use std::process::{Child, ChildStdout, Output};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use crate::program;
 
@@ -33,4 +33,17 @@ impl Drop for Beside {
             let _ = child.wait();
         }
     }
+}
+
+/// Runs this program in a namespace, as one of those that `main` knows.
+pub fn spawn(host: &str, arguments: &[&str]) -> Beside {
+    spawn_by(host, &[], arguments)
+}
+
+/// The same by another program, which comes with arguments of its own.
+pub fn spawn_by(host: &str, by: &[&str], arguments: &[&str]) -> Beside {
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", host]).args(by).arg(program).args(arguments).stdout(Stdio::piped());
+    Beside(Some(command.spawn().unwrap()))
 }

@@ -12,9 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bed::{Bed, cpu_in};
-use crate::beside::Beside;
+use crate::beside::{Beside, spawn, spawn_by};
 use crate::etcd::LEASES;
-use crate::lag::{spawn, spawn_by};
 use crate::others;
 
 /// Records of a transaction: etcd takes 128 operations.

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Client, WatchOptions};
 
 use crate::bed::{Bed, RELAYS};
-use crate::beside::Beside;
+use crate::beside::spawn;
 use crate::client4::{Answer, Client4};
 use crate::figures::{Budget, Figure, quantile, sorted};
 use crate::kea::Family;
@@ -46,19 +45,6 @@ fn nanoseconds() -> u128 {
 /// Seconds between two times, 0 when the second is the earlier one.
 fn seconds(from: u128, to: u128) -> f64 {
     Duration::from_nanos(u64::try_from(to.saturating_sub(from)).unwrap()).as_secs_f64()
-}
-
-/// Runs this program in a namespace, as one of those that `main` knows.
-pub fn spawn(host: &str, arguments: &[&str]) -> Beside {
-    spawn_by(host, &[], arguments)
-}
-
-/// The same by another program, which comes with arguments of its own.
-pub fn spawn_by(host: &str, by: &[&str], arguments: &[&str]) -> Beside {
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", host]).args(by).arg(program).args(arguments).stdout(Stdio::piped());
-    Beside(Some(command.spawn().unwrap()))
 }
 
 /// The watched leases that are taken beside a `load` of the same time.

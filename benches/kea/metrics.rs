@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::bed::Bed;
-use crate::lag::spawn;
+use crate::beside::spawn;
 
 /// Numbers by name, at one time.
 pub struct Metrics(String);

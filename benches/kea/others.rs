@@ -12,11 +12,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Part;
 use crate::bed::{Bed, Way, cpu_in, hwaddr};
-use crate::beside::Beside;
+use crate::beside::{Beside, spawn_by};
 use crate::etcd::LEASES;
 use crate::figures::{Budget, Figure};
 use crate::kea::Family;
-use crate::lag::spawn_by;
 use crate::metrics::Metrics;
 
 /// Records a second that others write.
