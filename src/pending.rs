@@ -167,6 +167,7 @@ impl Pending {
         if change.is_finding() {
             if let Some(told) = self.waiting.get_mut(&address).filter(|waiting| !waiting.is_finding()) {
                 if !change.replaces(told) {
+                    // It is as it was told, and that knows the relay as well.
                     return;
                 }
                 // Read later, so newer; but what made the change is known from the older one.

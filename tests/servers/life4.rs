@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::client4::Client4;
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
-use crate::mirrored::assert_mirrored;
+use crate::mirrored::{assert_mirrored, assert_told};
 
 /// How the server is to be, besides what the test needs.
 pub type How<'a> = &'a dyn Fn(Wanted) -> Wanted;
@@ -161,12 +161,7 @@ pub fn taken_over(how: How) {
     let mut client = Client4::new(&kea, 1, 1);
     for (number, operation) in [(1, "offer"), (1, "renew"), (2, "offer")] {
         client.become_client(number);
-        let address = client.take().to_string();
-        assert_mirrored(&kea, &etcd);
-        // What comes late would say something else of the same lease.
-        std::thread::sleep(Duration::from_millis(3100));
-        let record = &assert_mirrored(&kea, &etcd)[&address];
-        assert_eq!((&record["operation"], &record["relay_ip"]), (&json!(operation), &json!("127.0.1.1")), "{record}");
+        assert_told(&kea, &etcd, &client.take().to_string(), operation, "127.0.1.1");
     }
 }
 

@@ -1,7 +1,5 @@
 //! The life of DHCPv6 addresses and delegated prefixes.
 
-use std::time::Duration;
-
 use dhcproto::v6::MessageType;
 use serde_json::json;
 
@@ -9,7 +7,7 @@ use crate::client6::{Client6, LINK, addresses, ia_na, ia_pd};
 use crate::etcd::Etcd;
 use crate::kea::{Family, Kea, Wanted};
 use crate::life4::How;
-use crate::mirrored::assert_mirrored;
+use crate::mirrored::{assert_mirrored, assert_told};
 
 pub fn life(how: How) {
     let etcd = Etcd::start();
@@ -110,11 +108,7 @@ pub fn taken_over(how: How) {
     for number in [1, 1, 2] {
         client.become_client(number);
         let address = addresses(&client.take(&[ia_na(1)]))[0].to_string();
-        assert_mirrored(&kea, &etcd);
-        // What comes late would say something else of the same lease.
-        std::thread::sleep(Duration::from_millis(3100));
-        let record = &assert_mirrored(&kea, &etcd)[&address];
-        assert_eq!((&record["operation"], &record["relay_ip"]), (&json!("offer"), &json!(LINK)), "{record}");
+        assert_told(&kea, &etcd, &address, "offer", &LINK.to_string());
     }
 }
 

@@ -27,6 +27,16 @@ pub fn assert_mirrored(kea: &Kea, etcd: &Etcd) -> BTreeMap<String, Value> {
     }
 }
 
+/// Waits until etcd holds Kea's leases and the one of `address` has ended, which Kea is not to reclaim; how it came and through
+/// which relay its record says then as ever.
+pub fn assert_told(kea: &Kea, etcd: &Etcd, address: &str, operation: &str, relay: &str) {
+    assert_mirrored(kea, etcd);
+    // What comes late would say something else of the same lease.
+    std::thread::sleep(Duration::from_millis(3100));
+    let record = &assert_mirrored(kea, etcd)[address];
+    assert_eq!((&record["operation"], &record["relay_ip"]), (&operation.into(), &relay.into()), "{record}");
+}
+
 /// How records differ from what servers hold, if they do.
 pub fn difference(servers: &[&Kea], records: &BTreeMap<String, Value>) -> Option<String> {
     let leases = servers.iter().flat_map(|kea| {
